@@ -1,0 +1,1 @@
+"""The REST service, the command line, and the composition root that joins the rooms."""

@@ -1,0 +1,69 @@
+"""The trace record: one row for each attempt of a step. It is all that the learning loop ever sees."""
+
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class TraceStatus(StrEnum):
+    """How an attempt ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRow:
+    """One attempt.
+
+    Attributes:
+        attempt_id: unique for ever; makes delivery idempotent.
+        run_id: text, because imported traces bring their own ids.
+        item: position inside a `foreach`, -1 when the step is not one.
+        attempt: 1 for the first.
+        arm: which alternative of the node's route served the attempt.
+        arm_probability: with which probability that arm was drawn.
+        start: when the attempt began, UTC.
+        latency_ms: from start to end; for a cancelled call the time that it had taken until then.
+        queue_ms: how long the attempt was ready before it started.
+        inputs_hash: equal inputs have equal hashes.
+        numbers: numeric features of the input (sizes, lengths, values).
+        texts: low-cardinality text features of the input; never a secret, never free text.
+        context: what the caller said about the run's situation.
+        metrics: figures that the node reports about itself.
+    """
+
+    attempt_id: uuid.UUID
+    workspace: str
+    run_id: str
+    workflow: str
+    workflow_version: int
+    step_id: str
+    item: int
+    attempt: int
+    node: str
+    node_version: str
+    status: TraceStatus
+    start: datetime
+    latency_ms: float
+    arm: str = ""
+    arm_probability: float = 1.0
+    route_revision: int = 0
+    rollout: str = ""
+    stage: str = ""
+    error_class: str = ""
+    error_message: str = ""
+    error_fingerprint: str = ""
+    queue_ms: float = 0.0
+    cache_hit: bool = False
+    inputs_hash: str = ""
+    cost_usd: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    context: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Finds out from traces why runs fail, cost too much or take too long."""

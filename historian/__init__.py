@@ -1,0 +1,1 @@
+"""Remembers what was tried in which situation and what came of it."""

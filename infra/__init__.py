@@ -1,0 +1,1 @@
+"""Adapters to the outside: settings, PostgreSQL, ClickHouse, object store, clock, telemetry."""

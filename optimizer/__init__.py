@@ -1,0 +1,1 @@
+"""Searches node parameters and routing weights, and turns what it finds into proposals."""
