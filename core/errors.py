@@ -1,12 +1,12 @@
 """Errors that carry their own handling.
 
-    RefluxError                 something a caller can be told
-    ├── NotFound                404
-    ├── Conflict                409
-    ├── Invalid                 422, with faults
-    ├── Forbidden               403
-    └── Unavailable             503, try again later
-    StepError                   an attempt of a step failed; says its class and whether a retry can help
+RefluxError                 something a caller can be told
+├── NotFound                404
+├── Conflict                409
+├── Invalid                 422, with faults
+├── Forbidden               403
+└── Unavailable             503, try again later
+StepError                   an attempt of a step failed; says its class and whether a retry can help
 """
 
 from dataclasses import dataclass
