@@ -1,6 +1,7 @@
 """Durations as people write them: `50ms`, `5s`, `5m`, `1h`, `2d`."""
 
 import re
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
@@ -12,7 +13,7 @@ _MAX_SECONDS = 366 * 86400.0
 
 
 def parse_duration(value: Any) -> float:
-    """Seconds in a duration text (`1h30m`) or a plain number of seconds.
+    """Seconds, to the nanosecond, in a duration text (`1h30m`) or a plain number of seconds.
 
     Raises:
         ValueError: another form, a negative value, or more than a year.
@@ -20,14 +21,14 @@ def parse_duration(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError("must be a duration such as 50ms, 5s, 5m, 1h or 2d")
     if isinstance(value, str):
-        if len(value) > 40 or not re.match(_PATTERN, value):
+        if len(value) > 40 or not re.fullmatch(_PATTERN, value):
             raise ValueError(f"{value[:40]!r} is not a duration; write for example 50ms, 5s, 5m, 1h or 2d")
         seconds = sum(float(amount) * _UNIT_SECONDS[unit] for amount, unit in _PART.findall(value))
     else:
         seconds = float(value)
     if not 0 <= seconds <= _MAX_SECONDS:
         raise ValueError("must be between 0 and 366 days")
-    return seconds
+    return round(seconds, 9)
 
 
 def format_duration(seconds: float) -> str:
@@ -35,7 +36,9 @@ def format_duration(seconds: float) -> str:
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0)):
         if seconds >= size and (seconds / size).is_integer():
             return f"{int(seconds / size)}{unit}"
-    return f"{seconds * 1000:g}ms" if seconds < 1 else f"{seconds:g}s"
+    # Through decimals, because `g` keeps six digits and writes 1e-06.
+    exact = Decimal(repr(round(seconds, 9)))
+    return f"{(exact * 1000).normalize():f}ms" if seconds < 1 else f"{exact:f}s"
 
 
 Duration = Annotated[

@@ -1,5 +1,6 @@
 """The trace record: one row for each attempt of a step. It is all that the learning loop ever sees."""
 
+import hashlib
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -67,3 +68,9 @@ class TraceRow:
     numbers: dict[str, float] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     context: dict[str, str] = field(default_factory=dict)
+
+
+def attempt_id(run_id: str, step_id: str, item: int, attempt: int) -> uuid.UUID:
+    """The same attempt always has the same id, so however often it is delivered it is known again."""
+    name = f"{run_id}\x1f{step_id}\x1f{item}\x1f{attempt}"
+    return uuid.UUID(bytes=hashlib.blake2b(name.encode(), digest_size=16).digest(), version=8)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from core.json import JsonValue
+from core.manifest import Effect
 from core.run import NO_ITEM, EventType, RunEvent, RunStatus, StepStatus
 from engine.state import RunState, StepState, TaskState
 
@@ -44,6 +45,7 @@ def _attempt_started(state: RunState, event: RunEvent) -> None:
     _wake(state, task)
     task.attempts = event.attempt
     task.attempt_at = event.at
+    task.effect = Effect(event.data.get("effect", Effect.UNSAFE))
     due = event.data.get("due_at")
     if due is None:
         task.status = StepStatus.RUNNING
@@ -64,7 +66,7 @@ def _attempt_succeeded(state: RunState, event: RunEvent) -> None:
     if step.size is None:
         _finish(state, event, step, StepStatus.COMPLETED, event.payload, None)
     else:
-        _settle_foreach(state, step)
+        _settle_foreach(step)
 
 
 def _attempt_failed(state: RunState, event: RunEvent) -> None:
@@ -88,7 +90,7 @@ def _attempt_failed(state: RunState, event: RunEvent) -> None:
         if step.size is None:
             _finish(state, event, step, StepStatus.FAILED, None, task.error)
         else:
-            _settle_foreach(state, step)
+            _settle_foreach(step)
 
 
 def _attempt_cancelled(state: RunState, event: RunEvent) -> None:
@@ -126,6 +128,7 @@ def _step_resolved(state: RunState, event: RunEvent) -> None:
     if outcome == "retry":
         task.status = StepStatus.QUEUED
         _follow_task(step, task)
+        _settle_foreach(step)
         return
     step.finished += 1
     task.status = StepStatus.COMPLETED if outcome == "succeeded" else StepStatus.FAILED
@@ -134,7 +137,7 @@ def _step_resolved(state: RunState, event: RunEvent) -> None:
     if step.size is None:
         _finish(state, event, step, task.status, task.output, task.error)
     else:
-        _settle_foreach(state, step)
+        _settle_foreach(step)
 
 
 def _cancel_requested(state: RunState, event: RunEvent) -> None:
@@ -196,7 +199,9 @@ def _follow_task(step: StepState, task: TaskState) -> None:
         step.status = StepStatus.OUTCOME_UNKNOWN
 
 
-def _settle_foreach(state: RunState, step: StepState) -> None:
+def _settle_foreach(step: StepState) -> None:
+    if step.size is None:
+        return
     if step.status is StepStatus.OUTCOME_UNKNOWN and not any(
         task.status is StepStatus.OUTCOME_UNKNOWN for task in step.tasks.values()
     ):
@@ -217,9 +222,17 @@ def _finish(
     step_id = str(event.step_id)
     state.view[step_id] = {"output": output, "error": error, "status": status.value}
     if status is StepStatus.COMPLETED:
+        _stand_in(state, step_id, output)
+
+
+def _stand_in(state: RunState, step_id: str, output: JsonValue) -> None:
+    """Show a fallback's output as that of the steps it rescues, and of those for which they were the fallback."""
+    standing_in = [step_id]
+    for one in standing_in:
         for rescued, fallback in state.fallbacks.items():
-            if fallback == step_id and state.steps[rescued].status is StepStatus.FAILED:
+            if fallback == one and state.steps[rescued].status is StepStatus.FAILED:
                 state.view[rescued] = {**state.view[rescued], "output": output}
+                standing_in.append(rescued)
 
 
 def _end_run(state: RunState, event: RunEvent, status: RunStatus) -> None:

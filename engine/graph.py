@@ -5,6 +5,7 @@ it needs was skipped. `waits` adds what has to be settled first without being us
 a needed step.
 """
 
+import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -64,11 +65,13 @@ def waits_of(links: Mapping[str, StepLinks]) -> dict[str, tuple[str, ...]]:
         wanted = dict.fromkeys(need for need in sorted(one.needs) if need in links)
         for rescued in rescues.get(one.id, ()):
             wanted.setdefault(rescued)
-        for need in tuple(wanted):
+        unsettled = list(wanted)
+        for need in unsettled:
             fallback = links[need].fallback
-            # The result of a step with a fallback is settled only when the fallback is.
-            if fallback in links and fallback != one.id:
-                wanted.setdefault(str(fallback))
+            # The result of a step with a fallback is settled only when the fallback is, which may have one itself.
+            if fallback in links and fallback != one.id and fallback not in wanted:
+                wanted[str(fallback)] = None
+                unsettled.append(str(fallback))
         waits[one.id] = tuple(wanted)
     return waits
 
@@ -105,17 +108,17 @@ def build(steps: Iterable[StepLinks]) -> Graph:
 
 def _topological(waits: Mapping[str, tuple[str, ...]], dependents: Mapping[str, list[str]]) -> tuple[str, ...]:
     open_waits = {step: len(before) for step, before in waits.items()}
-    ready = [step for step, count in open_waits.items() if count == 0]
+    written = list(waits)
+    position = {step: index for index, step in enumerate(written)}
+    ready = [position[step] for step, count in open_waits.items() if count == 0]
     order: list[str] = []
     while ready:
-        following: list[str] = []
-        for step in ready:
-            order.append(step)
-            for dependent in dependents[step]:
-                open_waits[dependent] -= 1
-                if open_waits[dependent] == 0:
-                    following.append(dependent)
-        ready = following
+        step = written[heapq.heappop(ready)]
+        order.append(step)
+        for dependent in dependents[step]:
+            open_waits[dependent] -= 1
+            if open_waits[dependent] == 0:
+                heapq.heappush(ready, position[dependent])
     return tuple(order)
 
 

@@ -52,10 +52,18 @@ def all_moves(graph: Graph, state: RunState) -> list[tuple[str, Move]]:
 
 
 def fatal_step(graph: Graph, state: RunState, changed: Iterable[str]) -> str | None:
-    """The first of `changed` whose failure ends the run, if any."""
+    """The failed step that ends the run because `changed` were settled, if any.
+
+    It is one of `changed` that neither continues nor has a fallback, or one whose fallback is in `changed` and was
+    skipped: a fallback that declines (its `when` is false) leaves the failure standing.
+    """
     for step in changed:
-        if state.steps[step].status is StepStatus.FAILED:
-            links = graph.nodes[step].links
-            if not links.continues and links.fallback is None:
-                return step
+        node = graph.nodes[step]
+        status = state.steps[step].status
+        if status is StepStatus.FAILED and not node.links.continues and node.links.fallback is None:
+            return step
+        if status is StepStatus.SKIPPED:
+            for rescued in node.rescues:
+                if state.steps[rescued].status is StepStatus.FAILED:
+                    return rescued
     return None

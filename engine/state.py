@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from core.json import JsonValue
+from core.manifest import Effect
 from core.run import NO_ITEM, RunRecord, RunStatus, StepStatus
 
 
@@ -15,7 +16,7 @@ class TaskState:
         attempts: how many have started.
         lost: how many of them ended with their worker; they do not count against the retry policy.
         attempt_at: when the attempt in flight started; None when none is.
-        node: name of the node version that the attempt in flight uses.
+        effect: what running the attempt in flight twice would mean.
         due_at: when a timer wakes the task: the next attempt, or the end of a delay.
     """
 
@@ -24,6 +25,7 @@ class TaskState:
     lost: int = 0
     attempt_at: datetime | None = None
     due_at: datetime | None = None
+    effect: Effect = Effect.UNSAFE
     output: JsonValue = None
     error: dict[str, JsonValue] | None = None
 

@@ -1,0 +1,1 @@
+"""The REST endpoints, one file for each thing that they are about."""

@@ -1,0 +1,255 @@
+"""Workflows: make, check, read, change, run."""
+
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.answer import json_response, page
+from api.auth import Editor, ServicesDep, Viewer
+from api.body import read_document, read_model
+from api.execution import ExecuteRequest, execute
+from api.paging import Cursor, Limit
+from api.problem import fault_json, responses
+from api.programs import find_workflow
+from api.replay import once
+from api.wiring import Services
+from core.account import Principal
+from core.errors import Conflict, Invalid
+from core.ids import WorkflowId
+from core.json import JsonValue
+from core.spec import WorkflowSpec
+from engine.schema import workflow_schema
+from engine.validation import Validated, validate
+from infra.postgres.workflows import StoredWorkflow
+
+router = APIRouter(prefix="/workflows", tags=["workflows"])
+
+_EXAMPLE = {
+    "name": "greet",
+    "steps": [{"id": "hello", "node": "transform.map", "with": {"value": "Hello {{ input.name }}"}}],
+    "outputs": {"text": "{{ steps.hello.output }}"},
+}
+_SPEC_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/WorkflowSpec"}, "example": _EXAMPLE},
+            "application/yaml": {"schema": {"type": "string"}},
+        },
+    }
+}
+Reference = Annotated[str, Path(description="The workflow's id or name.", max_length=200, examples=["greet"])]
+
+
+class Publish(BaseModel):
+    """Which version becomes the current one."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: int = Field(ge=1, le=2**31 - 1, examples=[1])
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses=responses(415),
+    openapi_extra=_SPEC_BODY,
+    summary="Create a workflow, or a new version of the workflow of that name",
+)
+async def create_workflow(request: Request, principal: Editor, services: ServicesDep) -> Response:
+    spec = _checked(await read_document(request), services)
+
+    async def write(_: uuid.UUID | None) -> Response:
+        return await _save(services, principal, spec, 201)
+
+    return await once(request, services, principal, write)
+
+
+@router.post(
+    "/validate",
+    responses=responses(415),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {}, "example": _EXAMPLE},
+                "application/yaml": {"schema": {"type": "string"}},
+            },
+        }
+    },
+    summary="Check a spec without storing it; all faults at once",
+)
+async def validate_workflow(request: Request, principal: Viewer, services: ServicesDep) -> Response:
+    found = validate(await read_document(request), services.registry)
+    faults = [] if isinstance(found, Validated) else [fault_json(fault) for fault in found]
+    return json_response({"valid": not faults, "faults": faults})
+
+
+@router.get("", responses=responses(), summary="List workflows, newest first")
+async def list_workflows(
+    principal: Viewer,
+    services: ServicesDep,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+    search: Annotated[str | None, Query(max_length=200, description="Part of the name.")] = None,
+) -> Response:
+    found = await services.workflows.list(principal.workspace, limit=limit, cursor=cursor, search=search)
+    return page([_summary_json(one) for one in found.items], found.next_cursor)
+
+
+@router.get("/{workflow_id}", responses=responses(404), summary="Read a workflow")
+async def get_workflow(
+    workflow_id: Reference,
+    principal: Viewer,
+    services: ServicesDep,
+    version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
+) -> Response:
+    workflow = await find_workflow(services.workflows, principal.workspace, workflow_id)
+    if version is not None and version != workflow.version:
+        workflow = await services.workflows.get(principal.workspace, workflow.id, version)
+    return json_response(_workflow_json(workflow))
+
+
+@router.put(
+    "/{workflow_id}",
+    responses=responses(404, 409, 415),
+    openapi_extra=_SPEC_BODY,
+    summary="Give a workflow a new version, which becomes the current one",
+)
+async def put_workflow(workflow_id: Reference, request: Request, principal: Editor, services: ServicesDep) -> Response:
+    workflow = await find_workflow(services.workflows, principal.workspace, workflow_id)
+    spec = _checked(await read_document(request), services)
+    if spec.name != workflow.name:
+        raise Conflict(f"the spec's name is {spec.name!r}, the workflow's {workflow.name!r}; a name cannot be changed")
+
+    async def write(_: uuid.UUID | None) -> Response:
+        return await _save(services, principal, spec, 200)
+
+    return await once(request, services, principal, write)
+
+
+@router.delete("/{workflow_id}", status_code=204, responses=responses(404), summary="Delete a workflow; its runs stay")
+async def delete_workflow(workflow_id: Reference, principal: Editor, services: ServicesDep) -> Response:
+    workflow = await find_workflow(services.workflows, principal.workspace, workflow_id)
+    await services.workflows.delete(principal.workspace, workflow.id)
+    await services.audit.append(principal.workspace, principal.name, "workflow.delete", workflow.name, {})
+    services.programs.changed()
+    return Response(status_code=204)
+
+
+@router.get("/{workflow_id}/versions", responses=responses(404), summary="All versions of a workflow, newest first")
+async def list_versions(workflow_id: Reference, principal: Viewer, services: ServicesDep) -> Response:
+    workflow = await find_workflow(services.workflows, principal.workspace, workflow_id)
+    versions = await services.workflows.versions(principal.workspace, workflow.id)
+    return page(
+        [
+            {
+                "version": one.version,
+                "current": one.current,
+                "created_at": one.created_at.isoformat(),
+                "created_by": one.created_by,
+                "spec_hash": one.spec_hash,
+            }
+            for one in versions
+        ],
+        None,
+    )
+
+
+@router.post(
+    "/{workflow_id}/publish",
+    responses=responses(404, 409),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": Publish.model_json_schema(), "example": {"version": 1}}},
+        }
+    },
+    summary="Make a version the current one",
+)
+async def publish_workflow(
+    workflow_id: Reference, request: Request, principal: Editor, services: ServicesDep
+) -> Response:
+    workflow = await find_workflow(services.workflows, principal.workspace, workflow_id)
+    wanted = await read_model(request, Publish)
+
+    async def write(_: uuid.UUID | None) -> Response:
+        published = await services.workflows.publish(principal.workspace, WorkflowId(workflow.id), wanted.version)
+        await services.audit.append(
+            principal.workspace, principal.name, "workflow.publish", workflow.name, {"version": wanted.version}
+        )
+        services.programs.changed()
+        return json_response(_workflow_json(published))
+
+    return await once(request, services, principal, write)
+
+
+@router.post(
+    "/{workflow_id}/execute",
+    responses={
+        200: {"description": "The run has ended within `wait`; see its status."},
+        202: {"description": "The run is accepted and goes on, whatever happens to this server."},
+        **responses(404),
+    },
+    openapi_extra={
+        "requestBody": {
+            "content": {
+                "application/json": {
+                    "schema": ExecuteRequest.model_json_schema(),
+                    "example": {"input": {"name": "Ada"}, "context": {"locale": "de"}},
+                }
+            }
+        }
+    },
+    summary="Run a workflow",
+)
+async def execute_workflow(
+    workflow_id: Reference,
+    request: Request,
+    principal: Editor,
+    services: ServicesDep,
+    wait: Annotated[float, Query(ge=0, le=300, description="Seconds to wait for the end of the run.")] = 0,
+) -> Response:
+    return await execute(request, services, principal, workflow_id, wait)
+
+
+def _checked(document: JsonValue, services: Services) -> WorkflowSpec:
+    found = validate(document, services.registry)
+    if isinstance(found, Validated):
+        return found.spec
+    count = len(found)
+    raise Invalid(f"the workflow has {count} fault{'s' if count > 1 else ''}: {found[0].message}", found)
+
+
+async def _save(services: Services, principal: Principal, spec: WorkflowSpec, status: int) -> Response:
+    workflow = await services.workflows.save(principal.workspace, spec, principal.name)
+    services.programs.changed()
+    return json_response(_workflow_json(workflow), status)
+
+
+def _workflow_json(workflow: StoredWorkflow) -> dict[str, Any]:
+    return {**_summary_json(workflow), "spec": workflow.spec.to_json()}
+
+
+def _summary_json(workflow: StoredWorkflow) -> dict[str, Any]:
+    return {
+        "id": str(workflow.id),
+        "name": workflow.name,
+        "description": workflow.spec.description,
+        "version": workflow.version,
+        "current_version": workflow.current_version,
+        "steps": len(workflow.spec.steps),
+        "created_at": workflow.created_at.isoformat(),
+        "updated_at": workflow.updated_at.isoformat(),
+    }
+
+
+schemas = APIRouter(prefix="/schemas", tags=["schemas"])
+
+
+@schemas.get("/workflow", responses=responses(), summary="The JSON Schema of a workflow spec")
+async def get_workflow_schema() -> Response:
+    return json_response(workflow_schema())

@@ -1,0 +1,72 @@
+"""Serves the application on one port until it is told to stop."""
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from api.app import create_app
+from api.wiring import Services, open_services
+from core.errors import Conflict
+from infra.settings import Settings
+from infra.telemetry import configure_logging
+
+_GRACE_SECONDS = 1
+"""How long open requests may go on after a signal to stop; event streams never end by themselves."""
+
+
+class PortTaken(Conflict):
+    """Another program listens on the port."""
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises PortTaken with a way out, and OSError-like Conflict for an address that is not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise PortTaken(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port or REFLUX_PORT"
+        ) from None
+    return sock
+
+
+def serve(settings: Settings, on_ready: Callable[[Services, str], None]) -> None:
+    """Run the server; returns after SIGTERM or SIGINT.
+
+    Args:
+        on_ready: told the services and the base URL when everything runs.
+
+    Raises:
+        PortTaken, HomeInUse, Unavailable: it cannot start.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    sock = listening_socket(settings.host, settings.port)
+    port = sock.getsockname()[1]
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    failures: list[Exception] = []
+    app = create_app(
+        lambda: open_services(settings),
+        settings.max_body_bytes,
+        lambda services: on_ready(services, f"http://{host}:{port}"),
+        failures.append,
+    )
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=2048,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    server.run(sockets=[sock])
+    if failures:
+        raise failures[0]

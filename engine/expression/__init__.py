@@ -1,0 +1,1 @@
+"""Bounded CEL expressions: `{{ … }}` templates, their references, and an evaluator that no expression can hurt."""

@@ -1,0 +1,78 @@
+"""Nodes that reshape values."""
+
+import re
+from typing import Annotated
+
+from typing_extensions import TypedDict
+
+from core.errors import ErrorClass, StepError
+from core.json import JsonValue
+from core.manifest import Effect
+from engine.node.sdk import Cel, Lane, StepContext, node
+
+CHUNK = 10_000
+"""Elements for which a condition is evaluated in one call: the longest list that the evaluator takes."""
+
+_INDEX = re.compile(r"\bindex\b")
+
+
+class Filtered(TypedDict):
+    """The elements that were kept."""
+
+    items: list[JsonValue]
+    count: int
+
+
+@node("transform.map", version="1.0.0", effect=Effect.PURE, lane=Lane.INLINE, category="transform")
+def map_value(value: JsonValue) -> JsonValue:
+    """Map.
+
+    Builds a value: any structure, with expressions where values go. The output is that structure.
+
+    Args:
+        value: The structure to build.
+    """
+    return value
+
+
+@node(
+    "transform.filter",
+    version="1.0.0",
+    effect=Effect.PURE,
+    category="transform",
+    error_classes=(ErrorClass.EXPRESSION,),
+)
+async def filter_items(context: StepContext, items: list[JsonValue], where: Annotated[str, Cel]) -> Filtered:
+    """Filter.
+
+    Keeps the elements of a list for which a condition holds, in their order.
+
+    Args:
+        items: The list.
+        where: CEL over `item` (the element) and `index` (its position from 0); must give true or false.
+    """
+    kept: list[JsonValue] = []
+    for start in range(0, len(items), CHUNK):
+        chunk = items[start : start + CHUNK]
+        verdicts = await _verdicts(context, chunk, start, where)
+        for offset, (item, verdict) in enumerate(zip(chunk, verdicts, strict=True)):
+            if not isinstance(verdict, bool):
+                message = f"`where` gave no true or false for element {start + offset}: write a comparison."
+                raise StepError(ErrorClass.EXPRESSION, message)
+            if verdict:
+                kept.append(item)
+    return {"items": kept, "count": len(kept)}
+
+
+async def _verdicts(context: StepContext, chunk: list[JsonValue], start: int, where: str) -> list[JsonValue]:
+    # One call for all elements. Only the verdicts come back, so the elements stay exactly as they were. The line break
+    # ends a comment that `where` may end with.
+    if _INDEX.search(where):
+        rows = [{"item": item, "index": start + offset} for offset, item in enumerate(chunk)]
+        source = f"rows.map(row, [row.item].map(item, [row.index].map(index, ({where}\n))[0])[0])"
+        verdicts = await context.evaluator.evaluate(source, {"rows": rows})
+    else:
+        verdicts = await context.evaluator.evaluate(f"items.map(item, ({where}\n))", {"items": chunk})
+    if not isinstance(verdicts, list) or len(verdicts) != len(chunk):
+        raise StepError(ErrorClass.EXPRESSION, "`where` is not one complete expression: check its brackets.")
+    return verdicts

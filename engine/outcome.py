@@ -1,0 +1,84 @@
+"""How an attempt ended, as a frozen fact, and the facts of it that go into the trace."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from core.errors import StepError
+from core.json import JsonValue
+from core.trace import TraceStatus
+from engine.fingerprint import fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an attempt used up, as its node reports."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    cost_usd: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An attempt's end. `output` with its JSON text `encoded`, or `error`."""
+
+    status: TraceStatus
+    latency_ms: float
+    output: JsonValue = None
+    encoded: bytes | None = None
+    error: StepError | None = None
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFacts:
+    """What is known of an attempt before it ends: identity, times, and what its input looks like."""
+
+    node: str
+    node_version: str
+    started_at: datetime
+    queue_ms: float = 0.0
+    inputs_hash: str = ""
+    numbers: dict[str, float] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+def error_json(error: StepError, step_id: str = "") -> dict[str, Any]:
+    """An error as expressions, events and the API show it."""
+    shown: dict[str, Any] = {"class": error.error_class.value, "message": error.message}
+    if step_id:
+        shown["step"] = step_id
+    if error.detail:
+        shown["detail"] = error.detail
+    return shown
+
+
+def trace_json(facts: AttemptFacts, outcome: Outcome) -> dict[str, Any]:
+    """The part of a trace row that only the engine knows; stored in the event that ends the attempt.
+
+    Empty facts are left out: there is one of these for each attempt.
+    """
+    usage = outcome.usage
+    trace: dict[str, Any] = {
+        "node": facts.node,
+        "node_version": facts.node_version,
+        "status": outcome.status.value,
+        "start": facts.started_at.isoformat(),
+        "latency_ms": round(outcome.latency_ms, 3),
+    }
+    optional = {
+        "queue_ms": round(facts.queue_ms, 3),
+        "inputs_hash": facts.inputs_hash,
+        "numbers": facts.numbers,
+        "texts": facts.texts,
+        "metrics": usage.metrics,
+        "cost_usd": usage.cost_usd,
+        "tokens_in": usage.tokens_in,
+        "tokens_out": usage.tokens_out,
+    }
+    trace.update((name, value) for name, value in optional.items() if value)
+    if outcome.error is not None:
+        trace["error_fingerprint"] = fingerprint(outcome.error.error_class.value, outcome.error.message)
+    return trace

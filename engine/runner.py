@@ -1,0 +1,240 @@
+"""The engine of one process: it owns runs, drives them, takes over those of the dead, and stops without losing any.
+
+It lives as an owner with a lease. When another engine has fenced it (it was paused too long, say), everything it
+holds is dropped, since the other has it now, and it starts a new life with a new owner id.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from core.clock import Clock
+from core.errors import RefluxError, Unavailable
+from core.ids import OwnerId, RunId
+from core.journal import Fenced, RunWrite, StoredRun
+from core.json import JsonValue
+from core.run import RunRecord
+from engine.actor import ActorEnvironment, RunActor
+from engine.attempt import Attempts
+from engine.commit import GroupCommit
+from engine.history import state_of
+from engine.ports import Journal
+from engine.program import Program
+from engine.state import RunState, fresh
+
+_log = structlog.get_logger(__name__)
+
+LEASE_SECONDS = 10.0
+RENEW_SECONDS = 3.0
+ADOPT_SECONDS = 2.0
+_ADOPT_BATCH = 200
+_GRACE_SECONDS = 2.5
+"""How long a graceful stop waits for attempts in flight."""
+
+
+class Engine:
+    """See the module.
+
+    Args:
+        programs: makes the program of a stored run; raises NotFound when a node version is missing here.
+        on_durable: told after each commit what it wrote.
+        exclusive: no other engine can be alive on this database, so the runs of all others are taken over at once.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        clock: Clock,
+        attempts: Attempts,
+        programs: Callable[[StoredRun], Program],
+        on_durable: Callable[[Sequence[RunWrite]], None],
+        exclusive: bool,
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._attempts = attempts
+        self._programs = programs
+        self._on_durable = on_durable
+        self._exclusive = exclusive
+        self._actors: dict[RunId, RunActor] = {}
+        self._drives: set[asyncio.Task[None]] = set()
+        self._unloaded: set[RunId] = set()
+        self._commit: GroupCommit | None = None
+        self._life: asyncio.Task[None] | None = None
+        self._alive = asyncio.Event()
+        self._draining = False
+
+    @property
+    def active(self) -> int:
+        """Runs that this engine drives now."""
+        return len(self._actors)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it accepts runs."""
+        return self._alive.is_set() and not self._draining
+
+    async def start(self) -> None:
+        """Begin to live; returns when runs are accepted. Raises Unavailable without a database."""
+        owner = await self._register()
+        self._life = asyncio.create_task(self._live(owner))
+
+    async def stop(self) -> None:
+        """Stop without losing anything: attempts in flight get a moment to end, the rest is left to the next owner."""
+        self._draining = True
+        if self._life is None:
+            return
+        quiet = [asyncio.ensure_future(actor.quiet()) for actor in self._actors.values()]
+        if quiet:
+            await asyncio.wait(quiet, timeout=_GRACE_SECONDS)
+        await self._drop_actors()
+        if self._commit is not None:
+            self._commit.close()
+        await asyncio.wait((self._life,), timeout=1.0)
+        self._life.cancel()
+        await asyncio.wait((self._life,))
+
+    def accept(self, record: RunRecord, program: Program) -> RunActor:
+        """Take on a new run. It is accepted for good once `actor.created` has committed.
+
+        Raises:
+            Unavailable: the engine is starting or stopping.
+        """
+        if not self.ready:
+            raise Unavailable("the engine does not accept runs at this moment; try again")
+        return self._drive(fresh(record, list(program.steps), program.fallbacks), program)
+
+    def actor(self, run_id: RunId) -> RunActor | None:
+        """The actor of a run that this engine drives."""
+        return self._actors.get(run_id)
+
+    async def cancel(self, run_id: RunId, reason: str) -> None:
+        """Cancel a run. Raises Conflict when it has ended, Unavailable when another engine has it."""
+        await self._owned(run_id).cancel(reason)
+
+    async def resolve(self, run_id: RunId, step_id: str, item: int, outcome: str, output: JsonValue) -> None:
+        """Say what became of an attempt whose outcome is unknown. Raises as `cancel`."""
+        await self._owned(run_id).resolve(step_id, item, outcome, output)
+
+    def _owned(self, run_id: RunId) -> RunActor:
+        actor = self._actors.get(run_id)
+        if actor is None:
+            raise Unavailable("no engine here drives this run at this moment; it is being taken over, try again")
+        return actor
+
+    # --- a life --------------------------------------------------------------------------------------------------
+
+    async def _register(self) -> OwnerId:
+        owner = OwnerId(self._clock.new_id())
+        await self._journal.register(owner, LEASE_SECONDS, self._exclusive)
+        return owner
+
+    async def _live(self, owner: OwnerId) -> None:
+        while True:
+            try:
+                await self._one_life(owner)
+                return
+            except* Fenced:
+                _log.warning("taken over by another engine; starting again", owner=str(owner))
+            await self._drop_actors()
+            owner = await self._register_patiently()
+
+    async def _one_life(self, owner: OwnerId) -> None:
+        commit = GroupCommit(self._journal, owner, self._on_durable, self._reject)
+        self._commit = commit
+        async with asyncio.TaskGroup() as tasks:
+            background = [tasks.create_task(self._keep_lease(owner)), tasks.create_task(self._keep_adopting(owner))]
+            writing = tasks.create_task(commit.run())
+            self._alive.set()
+            try:
+                await asyncio.shield(writing)
+            finally:
+                self._alive.clear()
+                for task in background:
+                    task.cancel()
+        await self._journal.release(owner)
+
+    async def _register_patiently(self) -> OwnerId:
+        while True:
+            try:
+                return await self._register()
+            except Unavailable:
+                await asyncio.sleep(1.0)
+
+    async def _keep_lease(self, owner: OwnerId) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                if not await self._journal.renew(owner, LEASE_SECONDS):
+                    raise Fenced("the lease is lost")
+            except Unavailable as error:
+                _log.warning("the lease cannot be renewed", detail=error.detail)
+
+    async def _keep_adopting(self, owner: OwnerId) -> None:
+        while True:
+            found = 0
+            try:
+                if not self._draining:
+                    adopted = await self._journal.adopt(owner, _ADOPT_BATCH)
+                    found = len(adopted)
+                    self._unloaded.update(adopted)
+                    for run_id in list(self._unloaded):
+                        await self._take_up(run_id)
+            except Unavailable as error:
+                _log.warning("runs of lost engines cannot be taken over now", detail=error.detail)
+            if found < _ADOPT_BATCH:
+                await asyncio.sleep(ADOPT_SECONDS)
+
+    async def _take_up(self, run_id: RunId) -> None:
+        stored = await self._journal.load(run_id)
+        if stored is None:
+            self._unloaded.discard(run_id)
+            return
+        try:
+            program = self._programs(stored)
+        except RefluxError as error:
+            # Not failed: with the missing node back in place the run can go on.
+            _log.error("a run cannot be taken up", run_id=str(run_id), detail=error.detail)
+            return
+        self._unloaded.discard(run_id)
+        state = state_of(stored)
+        if not state.status.final:
+            self._drive(state, program)
+
+    def _drive(self, state: RunState, program: Program) -> RunActor:
+        assert self._commit is not None
+        environment = ActorEnvironment(self._clock, self._attempts, self._commit, lambda: self._draining)
+        actor = RunActor(environment, program, state)
+        run_id = state.record.id
+        self._actors[run_id] = actor
+        task = asyncio.create_task(self._guard(run_id, actor))
+        self._drives.add(task)
+        task.add_done_callback(self._drives.discard)
+        return actor
+
+    async def _guard(self, run_id: RunId, actor: RunActor) -> None:
+        try:
+            await actor.drive()
+        except Fenced:
+            _log.warning("run given up to its new owner", run_id=str(run_id))
+        except Exception:  # noqa: BLE001 -- task boundary: a fault of the engine stops one run, not all
+            _log.exception("run stopped by a fault of the engine; it is taken up again", run_id=str(run_id))
+            self._unloaded.add(run_id)
+        finally:
+            if self._actors.get(run_id) is actor:
+                del self._actors[run_id]
+            actor.close()
+
+    async def _drop_actors(self) -> None:
+        drives = set(self._drives)
+        for drive in drives:
+            drive.cancel()
+        if drives:
+            await asyncio.wait(drives)
+        self._unloaded.clear()
+
+    def _reject(self, run_id: RunId, reason: str) -> None:
+        actor = self._actors.get(run_id)
+        if actor is not None:
+            actor.reject(reason)

@@ -1,0 +1,90 @@
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.run import StepStatus
+from engine.graph import StepLinks
+from engine.plan import Move
+from tests.engine.simulation import Script, Simulation, World, worlds
+
+_SEEDS = st.integers(0, 2**32)
+
+
+@given(worlds(), _SEEDS)
+def test_every_run_ends_and_nothing_moves_early_or_twice(world: World, seed: int):
+    """The checks are in the simulation: after each event and at each move."""
+    simulation = Simulation(world, random.Random(seed))
+    state = simulation.run()
+    if not simulation.doomed:
+        assert all(step.status.final for step in state.steps.values())
+        assert sorted(simulation.moved) == sorted(state.steps)
+    assert state.open == 0
+
+
+@given(worlds(), _SEEDS)
+def test_who_is_skipped(world: World, seed: int):
+    simulation = Simulation(world, random.Random(seed), stop_when_fatal=False)
+    steps = simulation.run().steps
+    for one in world.links:
+        rescued = [other.id for other in world.links if other.fallback == one.id]
+        if not world.scripts[one.id].runs:
+            expected = True
+        elif rescued:
+            expected = all(steps[other].status is not StepStatus.FAILED for other in rescued)
+        else:
+            skipped = [steps[need].status is StepStatus.SKIPPED for need in one.needs]
+            expected = bool(skipped) and all(skipped) and not one.joins
+        assert (steps[one.id].status is StepStatus.SKIPPED) == expected
+
+
+@given(worlds(), _SEEDS)
+def test_a_run_fails_exactly_when_a_failure_is_left_standing(world: World, seed: int):
+    simulation = Simulation(world, random.Random(seed))
+    steps = simulation.run().steps
+    links = {one.id: one for one in world.links}
+
+    def stands(step: str) -> bool:
+        one = links[step]
+        if steps[step].status is not StepStatus.FAILED or one.continues:
+            return False
+        return one.fallback is None or steps[one.fallback].status is StepStatus.SKIPPED
+
+    assert simulation.doomed == any(stands(step) for step in links)
+
+
+def _run(links: list[StepLinks], **scripts: Script) -> Simulation:
+    world = World(tuple(links), {one.id: scripts.get(one.id, Script()) for one in links})
+    simulation = Simulation(world, random.Random(0))
+    simulation.run()
+    return simulation
+
+
+def test_a_fallback_that_declines_leaves_the_failure_standing():
+    links = [StepLinks("pay", fallback="queue"), StepLinks("queue"), StepLinks("tell", frozenset({"pay"}))]
+    simulation = _run(links, pay=Script(tries=(("fail",),)), queue=Script(runs=False))
+    assert simulation.doomed
+    assert simulation.state.error == {"class": "network", "message": "('pay', -1) attempt 1"}
+    assert simulation.state.steps["tell"].status is StepStatus.CANCELLED
+
+
+def test_the_output_of_a_fallback_stands_in_along_the_whole_chain():
+    links = [
+        StepLinks("first", fallback="second"),
+        StepLinks("second", fallback="third"),
+        StepLinks("third"),
+        StepLinks("user", frozenset({"first"})),
+    ]
+    failing = Script(tries=(("fail",),))
+    simulation = _run(links, first=failing, second=failing)
+    assert not simulation.doomed
+    assert simulation.state.view["first"]["output"] == "('third', -1) done"
+    assert simulation.state.view["first"]["status"] == "failed"
+    assert simulation.state.steps["user"].status is StepStatus.COMPLETED
+
+
+def test_the_move_is_told_from_the_outset():
+    simulation = Simulation(World((StepLinks("a"),), {"a": Script()}), random.Random(0))
+    simulation.run()
+    assert simulation.moved == ["a"]
+    assert Move.START is not Move.SKIP
