@@ -1,5 +1,6 @@
 """Serves the application on one port until it is told to stop."""
 
+import logging
 import socket
 from collections.abc import Callable
 
@@ -44,6 +45,7 @@ def serve(settings: Settings, on_ready: Callable[[Services, str], None]) -> None
         PortTaken, HomeInUse, Unavailable: it cannot start.
     """
     configure_logging(settings.log_level, settings.log_format)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     sock = listening_socket(settings.host, settings.port)
     port = sock.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host

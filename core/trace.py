@@ -73,4 +73,6 @@ class TraceRow:
 def attempt_id(run_id: str, step_id: str, item: int, attempt: int) -> uuid.UUID:
     """The same attempt always has the same id, so however often it is delivered it is known again."""
     name = f"{run_id}\x1f{step_id}\x1f{item}\x1f{attempt}"
-    return uuid.UUID(bytes=hashlib.blake2b(name.encode(), digest_size=16).digest(), version=8)
+    digest = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "big")
+    # A UUIDv8 (RFC 9562, section 5.8): the version and variant bits are fixed, the rest is ours.
+    return uuid.UUID(int=(digest & ~(0xF << 76) & ~(0x3 << 62)) | (0x8 << 76) | (0x2 << 62))

@@ -103,7 +103,10 @@ class TraceShipper:
                 if not self.failing:
                     _log.warning("traces wait in the journal", reason=str(error) or type(error).__name__)
                 self.failing = True
-                await asyncio.sleep(POLL_SECONDS)
+            except Exception:  # noqa: BLE001 -- task boundary: one bad batch must not end shipping for good
+                _log.exception("a batch of traces cannot be shipped; trying again")
+                self.failing = True
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _lead(self, connection: Any) -> None:
         await connection.execute(

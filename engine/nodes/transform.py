@@ -1,17 +1,21 @@
 """Nodes that reshape values."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated
 
 from typing_extensions import TypedDict
 
 from core.errors import ErrorClass, StepError
-from core.json import JsonValue
+from core.json import JsonValue, encode
 from core.manifest import Effect
 from engine.node.sdk import Cel, Lane, StepContext, node
 
 CHUNK = 10_000
 """Elements for which a condition is evaluated in one call: the longest list that the evaluator takes."""
+
+CHUNK_BYTES = 2_000_000
+"""JSON bytes of the elements of one call; half of what the evaluator takes."""
 
 _INDEX = re.compile(r"\bindex\b")
 
@@ -52,8 +56,8 @@ async def filter_items(context: StepContext, items: list[JsonValue], where: Anno
         where: CEL over `item` (the element) and `index` (its position from 0); must give true or false.
     """
     kept: list[JsonValue] = []
-    for start in range(0, len(items), CHUNK):
-        chunk = items[start : start + CHUNK]
+    for start, end in _chunks(items):
+        chunk = items[start:end]
         verdicts = await _verdicts(context, chunk, start, where)
         for offset, (item, verdict) in enumerate(zip(chunk, verdicts, strict=True)):
             if not isinstance(verdict, bool):
@@ -62,6 +66,18 @@ async def filter_items(context: StepContext, items: list[JsonValue], where: Anno
             if verdict:
                 kept.append(item)
     return {"items": kept, "count": len(kept)}
+
+
+def _chunks(items: list[JsonValue]) -> Iterator[tuple[int, int]]:
+    start = size = 0
+    for position, item in enumerate(items):
+        length = len(encode(item))
+        if position > start and (position - start == CHUNK or size + length > CHUNK_BYTES):
+            yield start, position
+            start, size = position, 0
+        size += length
+    if items:
+        yield start, len(items)
 
 
 async def _verdicts(context: StepContext, chunk: list[JsonValue], start: int, where: str) -> list[JsonValue]:

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.duration import format_duration, parse_duration
@@ -27,6 +27,7 @@ def test_other_values_are_refused(value):
         parse_duration(value)
 
 
+@settings(deadline=None)
 @given(st.floats(0, _YEAR) | st.integers(0, int(_YEAR)))
 def test_what_is_formatted_parses_to_the_same(value):
     seconds = parse_duration(value)
@@ -35,6 +36,7 @@ def test_what_is_formatted_parses_to_the_same(value):
     assert abs(seconds - value) <= 1e-6
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 999), st.sampled_from(["ms", "s", "m", "h"])), min_size=1, max_size=4))
 def test_parts_add_up(parts):
     size = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}

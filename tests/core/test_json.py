@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.json import MAX_DEPTH, JsonError, canonical, decode, depth, encode
@@ -22,18 +22,21 @@ def _depth(value) -> int:
     return 0
 
 
+@settings(deadline=None)
 @given(_VALUES)
 def test_round_trip(value):
     assert decode(encode(value)) == value
     assert decode(encode(value).decode()) == value
 
 
+@settings(deadline=None)
 @given(_VALUES, st.integers(0, 6))
 def test_depth_is_counted_no_further_than_the_limit(value, limit):
     assert depth(value) == _depth(value)
     assert depth(value, limit) == min(_depth(value), limit + 1)
 
 
+@settings(deadline=None)
 @given(_VALUES, st.integers(0, 6))
 def test_deep_texts_are_refused_and_no_others(value, limit):
     text = encode(value)
@@ -44,6 +47,7 @@ def test_deep_texts_are_refused_and_no_others(value, limit):
         assert decode(text, limit) == value
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), _SCALARS))
 def test_equal_values_have_equal_canonical_text(value):
     backwards = dict(reversed(value.items()))

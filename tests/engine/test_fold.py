@@ -2,7 +2,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.run import NO_ITEM, EventType, RunEvent, RunStatus, StepStatus
@@ -18,6 +18,7 @@ def _empty(state: RunState) -> RunState:
     return fresh(state.record, list(state.steps), state.fallbacks)
 
 
+@settings(max_examples=300, deadline=None)
 @given(worlds(), _SEEDS)
 def test_replay_gives_the_same_state_however_often_events_are_delivered(world: World, seed: int):
     simulation = Simulation(world, random.Random(seed))
@@ -36,6 +37,7 @@ def test_replay_gives_the_same_state_however_often_events_are_delivered(world: W
     assert stuttering == live
 
 
+@settings(max_examples=300, deadline=None)
 @given(worlds(), _SEEDS, _SEEDS)
 def test_the_end_does_not_depend_on_the_order_of_parallel_events(world: World, one: int, other: int):
     def ends(seed: int) -> dict[str, object]:
@@ -48,6 +50,7 @@ def test_the_end_does_not_depend_on_the_order_of_parallel_events(world: World, o
     assert ends(one) == ends(other)
 
 
+@settings(max_examples=300, deadline=None)
 @given(worlds(), _SEEDS)
 def test_outputs_are_the_tasks_outputs(world: World, seed: int):
     state = Simulation(world, random.Random(seed), stop_when_fatal=False).run()

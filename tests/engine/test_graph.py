@@ -1,7 +1,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.graph import CycleError, StepLinks, build, find_cycle, waits_of
@@ -20,6 +20,7 @@ def any_links(draw):
     )
 
 
+@settings(max_examples=300, deadline=None)
 @given(any_links())
 def test_exactly_the_cyclic_ones_are_rejected(links):
     edges = wanted_waits(links)
@@ -35,6 +36,7 @@ def test_exactly_the_cyclic_ones_are_rejected(links):
         assert not has_cycle(edges)
 
 
+@settings(max_examples=300, deadline=None)
 @given(worlds())
 def test_edges_and_order(world: World):
     graph = world.graph

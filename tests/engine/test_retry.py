@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import TRANSIENT, ErrorClass
@@ -21,6 +21,7 @@ _POLICIES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(_POLICIES, st.integers(1, 100), _CHANCE)
 def test_the_delay_lies_between_half_the_backoff_and_the_cap(policy, tries, chance):
     delay = delay_before_next(policy, tries, ErrorClass.NETWORK, None, chance)
@@ -33,6 +34,7 @@ def test_the_delay_lies_between_half_the_backoff_and_the_cap(policy, tries, chan
     assert delay >= backoff / 2 if policy.jitter else delay == backoff
 
 
+@settings(deadline=None)
 @given(_POLICIES, st.floats(0, 0.999), st.floats(0, 0.999))
 def test_jitter_draws_from_the_whole_half(policy, low, high):
     def delay(chance):
@@ -45,6 +47,7 @@ def test_jitter_draws_from_the_whole_half(policy, low, high):
             assert delay(0.999) > 1.99 * delay(0.0)
 
 
+@settings(deadline=None)
 @given(_POLICIES, st.floats(allow_nan=True, allow_infinity=True), _CHANCE)
 def test_retry_after_is_honoured_and_capped(policy, retry_after, chance):
     plain = delay_before_next(policy, 1, ErrorClass.RATE_LIMITED, None, chance)
@@ -58,6 +61,7 @@ def test_retry_after_is_honoured_and_capped(policy, retry_after, chance):
         assert delay >= min(retry_after, MAX_RETRY_AFTER)
 
 
+@settings(deadline=None)
 @given(_POLICIES, st.sampled_from(ErrorClass), _CHANCE)
 def test_attempts_are_bounded(policy, error_class, chance):
     attempts = 1
