@@ -53,7 +53,8 @@ async def filter_items(context: StepContext, items: list[JsonValue], where: Anno
 
     Args:
         items: The list.
-        where: CEL over `item` (the element) and `index` (its position from 0); must give true or false.
+        where: CEL over `item` (the element) and `index` (its position from 0); must give true or false. A `map`,
+            `filter` or `exists` of its own may stand in it once, and not together with `index`.
     """
     kept: list[JsonValue] = []
     for start, end in _chunks(items):
@@ -84,9 +85,9 @@ async def _verdicts(context: StepContext, chunk: list[JsonValue], start: int, wh
     # One call for all elements. Only the verdicts come back, so the elements stay exactly as they were. The line break
     # ends a comment that `where` may end with.
     if _INDEX.search(where):
-        rows = [{"item": item, "index": start + offset} for offset, item in enumerate(chunk)]
-        source = f"rows.map(row, [row.item].map(item, [row.index].map(index, ({where}\n))[0])[0])"
-        verdicts = await context.evaluator.evaluate(source, {"rows": rows})
+        positions = list(range(start, start + len(chunk)))
+        source = f"positions.map(index, [items[index - {start}]].map(item, ({where}\n))[0])"
+        verdicts = await context.evaluator.evaluate(source, {"items": chunk, "positions": positions})
     else:
         verdicts = await context.evaluator.evaluate(f"items.map(item, ({where}\n))", {"items": chunk})
     if not isinstance(verdicts, list) or len(verdicts) != len(chunk):
