@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import RedirectResponse, Response
 
 from api import problem
+from api.boundary import Boundary
 from api.limits import BodyLimit
 from api.problem import Problem
 from api.routes import accounts, health, insights, nodes, runs, traces, workflows
@@ -58,6 +59,7 @@ def create_app(
     )
     problem.install(app)
     app.add_middleware(BodyLimit, most=max_body_bytes, exceptions={"/api/v1/traces": _IMPORT_BYTES})
+    app.add_middleware(Boundary)
     for router in (
         workflows.router,
         workflows.schemas,

@@ -14,7 +14,7 @@ from core.errors import Forbidden
 _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer rfx_…`")
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     """The running services."""
     services: Services = request.app.state.services
     return services
@@ -23,25 +23,36 @@ def services_of(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services_of)]
 
 
+async def authorized(request: Request, role: Role) -> Principal:
+    """The caller of a request, who has at least this role.
+
+    Raises:
+        Unauthorized: no API key, or not a valid one.
+        Forbidden: the role is not enough.
+    """
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise Unauthorized("no API key; send the header `Authorization: Bearer <key>`")
+    services: Services = request.app.state.services
+    principal = await services.api_keys.verify(key.strip())
+    if principal is None:
+        raise Unauthorized("this API key is not valid; it may have been revoked")
+    if not principal.role.covers(role):
+        raise Forbidden(f"this needs the role {role.value}; the key {principal.name!r} has {principal.role.value}")
+    return principal
+
+
 class Requires:
-    """A dependency: the caller, who has at least this role."""
+    """`authorized` as a dependency. The security scheme is there for the OpenAPI document."""
 
     def __init__(self, role: Role) -> None:
         self._role = role
 
     async def __call__(
-        self, request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+        self, request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
     ) -> Principal:
-        if credentials is None:
-            raise Unauthorized("no API key; send the header `Authorization: Bearer <key>`")
-        principal = await services_of(request).api_keys.verify(credentials.credentials)
-        if principal is None:
-            raise Unauthorized("this API key is not valid; it may have been revoked")
-        if not principal.role.covers(self._role):
-            raise Forbidden(
-                f"this needs the role {self._role.value}; the key {principal.name!r} has {principal.role.value}"
-            )
-        return principal
+        """The caller. Raises as `authorized`."""
+        return await authorized(request, self._role)
 
 
 Viewer = Annotated[Principal, Depends(Requires(Role.VIEWER))]

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Awaitable
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -14,7 +15,7 @@ from api.replay import once
 from api.run_view import run_json
 from api.wiring import Services
 from core.account import Principal
-from core.errors import Invalid, Unavailable
+from core.errors import Fault, Invalid, Unavailable
 from core.ids import RunId
 from core.json import JsonValue
 from core.run import RunRecord
@@ -22,6 +23,10 @@ from engine.history import state_of
 from engine.input_check import input_faults
 
 ShortText = Annotated[str, StringConstraints(max_length=256)]
+
+
+LONGEST_WAIT = 300
+"""Seconds that a caller may wait for the end of a run."""
 
 
 class ExecuteRequest(BaseModel):
@@ -36,7 +41,7 @@ class ExecuteRequest(BaseModel):
     unit_key: ShortText = Field("", description="What sticky decisions are made for, such as a customer's id.")
 
 
-async def execute(request: Request, services: Services, principal: Principal, reference: str, wait: float) -> Response:
+async def execute(request: Request, services: Services, principal: Principal, reference: str) -> Response:
     """Run a workflow.
 
     Raises:
@@ -44,6 +49,7 @@ async def execute(request: Request, services: Services, principal: Principal, re
         NotFound: there is no such workflow.
         Unavailable: the engine does not accept runs at this moment.
     """
+    wait = _seconds(request.query_params.get("wait", "0"))
     value = await read_json(request)
     # The one hot path: the usual small body needs no model.
     wanted = ExecuteRequest() if value is None else parse(ExecuteRequest, value)
@@ -53,7 +59,7 @@ async def execute(request: Request, services: Services, principal: Principal, re
     if faults:
         raise Invalid(f"the input does not fit the workflow {workflow.name!r}: {faults[0].message}", faults)
 
-    async def write(reserved: uuid.UUID | None) -> Response:
+    def write(reserved: uuid.UUID | None) -> Awaitable[Response]:
         record = RunRecord(
             id=RunId(reserved or services.clock.new_id()),
             workspace=principal.workspace,
@@ -67,12 +73,14 @@ async def execute(request: Request, services: Services, principal: Principal, re
             unit_key=wanted.unit_key,
             created_by=principal.name,
         )
-        actor = services.engine.accept(record, program)
-        return await answer(services, actor.state.record.id, wait)
+        services.engine.accept(record, program)
+        return answer(services, record.id, wait)
 
     async def again(reserved: uuid.UUID | None) -> Response:
         assert reserved is not None
         if services.engine.actor(RunId(reserved)) or await services.journal.load(RunId(reserved)):
+            return await answer(services, RunId(reserved), wait)
+        if services.engine.actor(RunId(reserved)):  # another repetition was faster
             return await answer(services, RunId(reserved), wait)
         return await write(reserved)
 
@@ -93,6 +101,17 @@ async def answer(services: Services, run_id: RunId, wait: float) -> Response:
         raise Unavailable("the run is not there yet; ask again in a moment")
     state = state_of(stored)
     return json_response(run_json(state), 200 if state.status.final else 202)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if 0 <= seconds <= LONGEST_WAIT:
+        return seconds
+    sentence = f"`wait` must be a number of seconds from 0 to {LONGEST_WAIT}"
+    raise Invalid(sentence, [Fault("$.query.wait", "bad_value", sentence)])
 
 
 def _text(value: str | bool | float) -> str:

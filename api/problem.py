@@ -5,7 +5,6 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
@@ -13,8 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from core.errors import Fault, Invalid, RefluxError
-
-_log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -111,9 +108,15 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RefluxError)
         return error_response(error)
 
-    async def on_http(_: Request, error: Exception) -> Response:
+    async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        response = problem_response(error.status_code, HTTPStatus(error.status_code).phrase, str(error.detail))
+        phrase = HTTPStatus(error.status_code).phrase
+        detail = str(error.detail)
+        if error.status_code == HTTPStatus.NOT_FOUND and detail == phrase:
+            detail = f"there is nothing at {request.url.path}"
+        elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            detail = f"{request.url.path} does not take {request.method}"
+        response = problem_response(error.status_code, phrase, detail)
         response.headers.update(error.headers or {})
         return response
 
@@ -124,11 +127,6 @@ def install(app: FastAPI) -> None:
         ]
         return problem_response(422, "Invalid input", "; ".join(f"{f.path}: {f.message}" for f in faults[:3]), faults)
 
-    async def on_unexpected(request: Request, error: Exception) -> Response:
-        _log.error("request failed", method=request.method, path=request.url.path, error=type(error).__name__)
-        return problem_response(500, "Internal error", "an error of the server; it has been logged")
-
     app.add_exception_handler(RefluxError, on_reflux)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
-    app.add_exception_handler(Exception, on_unexpected)

@@ -1,5 +1,6 @@
 """Compiled workflows, kept while they are used: compiling takes longer than running a small one."""
 
+import asyncio
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Programs:
         self._registry = registry
         self._clock = clock
         self._entries: OrderedDict[tuple[Workspace, str], _Entry] = OrderedDict()
+        self._changes = 0
 
     async def current(self, workspace: Workspace, reference: str) -> tuple[StoredWorkflow, Program]:
         """The workflow of an id or a name, and its program. Raises NotFound."""
@@ -41,11 +43,16 @@ class Programs:
         entry = self._entries.get(key)
         if entry is not None and entry.until > now:
             return entry.workflow, entry.program
+        changes = self._changes
         workflow = await find_workflow(self._workflows, workspace, reference)
         if entry is not None and (entry.workflow.id, entry.workflow.version) == (workflow.id, workflow.version):
             entry.until = now + _FRESH_SECONDS
             return entry.workflow, entry.program
-        program = compile_program(workflow.spec, self._registry.resolve, {})
+        # A large one takes a second or more: not on the event loop.
+        program = await asyncio.to_thread(compile_program, workflow.spec, self._registry.resolve, {})
+        if changes != self._changes:
+            # What was read may be older than a change that has been answered meanwhile: use it, but do not keep it.
+            return workflow, program
         self._entries[key] = _Entry(workflow, program, now + _FRESH_SECONDS)
         self._entries.move_to_end(key)
         if len(self._entries) > _KEPT:
@@ -53,8 +60,10 @@ class Programs:
         return workflow, program
 
     def changed(self) -> None:
-        """A workflow or a node has changed here: look again."""
-        self._entries.clear()
+        """A workflow has changed here: look again which version is current."""
+        self._changes += 1
+        for entry in self._entries.values():
+            entry.until = 0.0
 
     def of_run(self, stored: StoredRun) -> Program:
         """The program of a run that exists already, with the node versions that it was pinned to. Raises NotFound."""
@@ -70,4 +79,7 @@ async def find_workflow(workflows: Workflows, workspace: Workspace, reference: s
         workflow_id = WorkflowId(uuid.UUID(reference))
     except ValueError:
         return await workflows.get_by_name(workspace, reference)
-    return await workflows.get(workspace, workflow_id)
+    try:
+        return await workflows.get(workspace, workflow_id)
+    except NotFound:  # a name may look like an id
+        return await workflows.get_by_name(workspace, reference)

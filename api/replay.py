@@ -1,8 +1,10 @@
 """`Idempotency-Key`: a write that is sent again is not done again, and gets the same answer."""
 
+import asyncio
 import hashlib
 import uuid
 from collections.abc import Awaitable, Callable
+from weakref import WeakValueDictionary
 
 import orjson
 from starlette.requests import Request
@@ -16,9 +18,14 @@ from core.errors import Fault, Invalid, RefluxError
 from infra.postgres.idempotency import Fresh, Mismatch, Replay
 
 _LONGEST_KEY = 200
+_REPLAYED = {"Idempotency-Replayed": "true"}
 
 Write = Callable[[uuid.UUID | None], Awaitable[Response]]
-"""Does the write. The id, when there is one, is the one that the thing to be made shall have."""
+"""Does the write. The id, when there is one, is the one that the thing to be made shall have. What it does before it
+returns its awaitable is done under the key's lock: no duplicate of the request sees a state in between."""
+
+_locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+"""By workspace and key, while a request is about to begin its write."""
 
 
 async def once(
@@ -27,8 +34,9 @@ async def once(
     """Do a write once for each `Idempotency-Key`.
 
     Args:
-        again: what to do when the write was begun and never answered (the server died in between). It is given the
-            reserved id. Without it the write is done again, which must do no harm.
+        again: answers a repetition from what has become of the thing with the reserved id, and makes it when it was
+            never made (the server died in between). Without it the first answer is kept and given again, and a write
+            that was never answered is done again, which must do no harm.
 
     Raises:
         Invalid: the key was used before with another body.
@@ -42,22 +50,31 @@ async def once(
     digest = hashlib.sha256(await request.body()).hexdigest()
     target = f"{request.method} {request.url.path}"
     table = services.idempotency
-    found = await table.reserve(principal.workspace, key, target, digest, services.clock.now())
-    if isinstance(found, Mismatch):
-        sentence = "this key was used before for another request; use a new key for each new request"
-        raise Invalid(sentence, [Fault("$.headers.Idempotency-Key", "idempotency_key_reused", sentence)])
-    if isinstance(found, Replay):
-        return json_response(found.response, found.status, {"Idempotency-Replayed": "true"})
-    # Begun and never answered: whoever did it died, or still does it. `again` knows how to find out.
-    act = write if isinstance(found, Fresh) or again is None else again
+    lock = _locks.setdefault((principal.workspace, key), asyncio.Lock())
+    async with lock:
+        found = await table.reserve(principal.workspace, key, target, digest, services.clock.now())
+        if isinstance(found, Mismatch):
+            sentence = "this key was used before for another request; use a new key for each new request"
+            raise Invalid(sentence, [Fault("$.headers.Idempotency-Key", "idempotency_key_reused", sentence)])
+        if isinstance(found, Replay):
+            return json_response(found.response, found.status, _REPLAYED)
+        fresh = isinstance(found, Fresh)
+        act = write if fresh or again is None else again
+        try:
+            answering = act(found.resource_id)
+        except RefluxError:
+            await table.release(principal.workspace, key, found.resource_id)
+            raise
     try:
-        response = await act(found.resource_id)
+        response = await answering
     except RefluxError as error:
-        if error.status < 500:
+        if fresh and error.status < 500:
             # Nothing was made: the key may be used again, for a corrected request too.
             await table.release(principal.workspace, key, found.resource_id)
         raise
-    await table.complete(
-        principal.workspace, key, found.resource_id, response.status_code, orjson.loads(bytes(response.body) or b"null")
-    )
+    if again is None:
+        answer = orjson.loads(bytes(response.body) or b"null")
+        await table.complete(principal.workspace, key, found.resource_id, response.status_code, answer)
+    elif not fresh:
+        response.headers.update(_REPLAYED)
     return response

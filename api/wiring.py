@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.programs import Programs
 from core.clock import Clock
@@ -42,7 +43,6 @@ from infra.postgres.secrets import SecretKey, Secrets
 from infra.postgres.workflows import Workflows
 from infra.settings import Settings
 from infra.shipper import TraceShipper
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 _log = structlog.get_logger(__name__)
 

@@ -379,8 +379,9 @@ class RunActor:
 
     def _settled(self, step_id: str) -> None:
         """A step is final: the run fails with it, or those who waited for it move."""
-        if plan.fatal_step(self._program.graph, self.state, (step_id,)):
-            error = self.state.steps[step_id].error or {}
+        fatal = plan.fatal_step(self._program.graph, self.state, (step_id,))
+        if fatal is not None:
+            error = self.state.steps[fatal].error or {}
             self._cancel_attempts("another step failed")
             self._emit(EventType.RUN_FAILED, data={"error": error})
         else:

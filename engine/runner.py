@@ -103,6 +103,9 @@ class Engine:
         """
         if not self.ready:
             raise Unavailable("the engine does not accept runs at this moment; try again")
+        known = self._actors.get(record.id)
+        if known is not None:  # the same request came twice at once, under one Idempotency-Key
+            return known
         return self._drive(fresh(record, list(program.steps), program.fallbacks), program)
 
     def actor(self, run_id: RunId) -> RunActor | None:

@@ -5,7 +5,6 @@ import csv
 import io
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -19,14 +18,14 @@ from api.answer import json_response, page
 from api.auth import Editor, ServicesDep, Viewer
 from api.body import read_model
 from api.execution import answer
-from api.paging import Cursor, Limit
+from api.paging import Cursor, Instant, Limit
 from api.problem import BadRequest, responses
 from api.programs import find_workflow
 from api.run_view import event_json, run_json, summary_json
 from api.wiring import Services
 from core.account import Principal
 from core.errors import Conflict, NotFound
-from core.ids import RunId
+from core.ids import RunId, Workspace
 from core.journal import StoredRun
 from core.json import JsonValue
 from core.run import NO_ITEM, RunEvent, RunStatus
@@ -36,7 +35,7 @@ from infra.postgres.runs import RunFilter
 router = APIRouter(prefix="/runs", tags=["runs"])
 
 RunPath = Annotated[uuid.UUID, Path(description="The run's id.")]
-_STREAM_BATCH = 500
+_STREAM_BATCH = 100
 _STREAM_POLL_SECONDS = 1.0
 
 
@@ -64,8 +63,8 @@ async def list_runs(
     cursor: Cursor = None,
     workflow: Annotated[str | None, Query(max_length=200, description="Id or name of a workflow.")] = None,
     status: Annotated[list[RunStatus] | None, Query(description="One or more statuses.")] = None,
-    since: Annotated[datetime | None, Query(alias="from", description="Created at or after.")] = None,
-    until: Annotated[datetime | None, Query(alias="to", description="Created before.")] = None,
+    since: Annotated[Instant | None, Query(alias="from", description="Created at or after.")] = None,
+    until: Annotated[Instant | None, Query(alias="to", description="Created before.")] = None,
     search: Annotated[str | None, Query(max_length=200, description="Part of the workflow's name, or an id.")] = None,
 ) -> Response:
     workflow_id = None
@@ -111,7 +110,7 @@ async def stream_run(
     await _visible(services, principal, run_id)
     if last_event_id and not (last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) < 10):
         raise BadRequest("`Last-Event-ID` must be the `id` of an event of this run")
-    events = _follow(services, RunId(run_id), int(last_event_id) if last_event_id else 0)
+    events = _follow(services, principal.workspace, RunId(run_id), int(last_event_id) if last_event_id else 0)
     return EventSourceResponse(events, ping=15)
 
 
@@ -202,10 +201,14 @@ async def _stored(services: Services, principal: Principal, run_id: uuid.UUID) -
     return stored
 
 
-async def _follow(services: Services, run_id: RunId, after: int) -> AsyncIterator[ServerSentEvent]:
+async def _follow(
+    services: Services, workspace: Workspace, run_id: RunId, after: int
+) -> AsyncIterator[ServerSentEvent]:
     with services.notices.watch(run_id) as changed:
         while True:
             changed.clear()
+            # Asked before the events are read, so that none of an ended run can come after them.
+            ended = (await services.runs.get(workspace, run_id)).summary.status.final
             events = await services.journal.events(run_id, after, _STREAM_BATCH)
             for event in events:
                 after = event.seq
@@ -214,6 +217,8 @@ async def _follow(services: Services, run_id: RunId, after: int) -> AsyncIterato
                 )
                 if event.type.value in ("run_completed", "run_failed", "run_cancelled"):
                     return
+            if ended and not events:
+                return
             if len(events) < _STREAM_BATCH:
                 await _changed(changed)
 

@@ -1,6 +1,5 @@
 """Traces: read them, and bring in those of other systems."""
 
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -9,8 +8,10 @@ from starlette.responses import Response
 
 from api.answer import json_response, page
 from api.auth import Editor, ServicesDep, Viewer
-from api.paging import Cursor, Limit
-from api.problem import responses
+from api.body import check_encoding, media_type
+from api.paging import Cursor, Instant, Limit
+from api.problem import BadRequest, UnsupportedMediaType, responses
+from core.errors import Invalid
 from core.run import NO_ITEM
 from core.trace import TraceRow, TraceStatus
 from engine.fingerprint import fingerprint
@@ -21,6 +22,9 @@ router = APIRouter(prefix="/traces", tags=["traces"])
 
 CATCH_UP_SECONDS = 2.0
 """How long a read waits for the traces of what has just happened."""
+
+_IMPORT_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain")
+"""What clients say when they were not told what they send, besides the types of JSON."""
 
 _ROW = {
     "run_id": "order-17",
@@ -62,8 +66,8 @@ async def list_traces(
     error_class: Annotated[str | None, Query(max_length=64)] = None,
     fingerprint: Annotated[str | None, Query(max_length=64)] = None,
     arm: Annotated[str | None, Query(max_length=200)] = None,
-    since: Annotated[datetime | None, Query(alias="from", description="Started at or after.")] = None,
-    until: Annotated[datetime | None, Query(alias="to", description="Started before.")] = None,
+    since: Annotated[Instant | None, Query(alias="from", description="Started at or after.")] = None,
+    until: Annotated[Instant | None, Query(alias="to", description="Started before.")] = None,
 ) -> Response:
     await services.shipper.caught_up(CATCH_UP_SECONDS)
     wanted = TraceFilter(
@@ -86,18 +90,28 @@ async def list_traces(
 
 @router.post(
     "",
-    responses=responses(),
+    responses=responses(415),
     openapi_extra=_IMPORT_BODY,
     summary="Import attempts of another system: a JSON array, or one JSON object a line",
 )
 async def import_rows(request: Request, principal: Editor, services: ServicesDep) -> Response:
-    report = await import_traces(services.traces, request.stream(), principal.workspace, fingerprint)
+    check_encoding(request)
+    kind = media_type(request)
+    if kind not in _IMPORT_TYPES and not kind.endswith("json"):
+        raise UnsupportedMediaType(f"{kind} is not read here; send application/json or application/x-ndjson")
+    try:
+        report = await import_traces(services.traces, request.stream(), principal.workspace, fingerprint)
+    except Invalid as error:
+        if any(fault.code == "bad_json" for fault in error.faults):
+            raise BadRequest(f"the body cannot be read: {error.detail}") from None
+        raise
+    faults = sorted(report.faults, key=lambda one: one.line)
     return json_response(
         {
             "inserted": report.inserted,
             "duplicates": report.duplicates,
             "rejected": report.rejected,
-            "faults": [{"line": one.line, "field": one.field, "reason": one.reason} for one in report.faults],
+            "faults": [{"line": one.line, "field": one.field, "reason": one.reason} for one in faults],
         }
     )
 

@@ -1,5 +1,6 @@
 """Workflows: make, check, read, change, run."""
 
+import asyncio
 import uuid
 from typing import Annotated, Any
 
@@ -9,24 +10,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answer import json_response, page
-from api.auth import Editor, ServicesDep, Viewer
+from api.auth import Editor, ServicesDep, Viewer, authorized
 from api.body import read_document, read_model
-from api.execution import ExecuteRequest, execute
+from api.execution import LONGEST_WAIT, ExecuteRequest, execute
 from api.paging import Cursor, Limit
 from api.problem import fault_json, responses
 from api.programs import find_workflow
 from api.replay import once
 from api.wiring import Services
-from core.account import Principal
-from core.errors import Conflict, Invalid
+from core.account import Principal, Role
+from core.errors import Conflict, Fault, Invalid
 from core.ids import WorkflowId
-from core.json import JsonValue
 from core.spec import WorkflowSpec
 from engine.schema import workflow_schema
 from engine.validation import Validated, validate
 from infra.postgres.workflows import StoredWorkflow
 
 router = APIRouter(prefix="/workflows", tags=["workflows"])
+
+_QUICK_SPEC = 4 * 1024
+"""Bytes up to which a spec is checked at once; a larger one can take seconds, and does so beside the event loop."""
+_large_specs = asyncio.Semaphore(1)
 
 _EXAMPLE = {
     "name": "greet",
@@ -60,7 +64,7 @@ class Publish(BaseModel):
     summary="Create a workflow, or a new version of the workflow of that name",
 )
 async def create_workflow(request: Request, principal: Editor, services: ServicesDep) -> Response:
-    spec = _checked(await read_document(request), services)
+    spec = await _checked(request, services)
 
     async def write(_: uuid.UUID | None) -> Response:
         return await _save(services, principal, spec, 201)
@@ -83,7 +87,7 @@ async def create_workflow(request: Request, principal: Editor, services: Service
     summary="Check a spec without storing it; all faults at once",
 )
 async def validate_workflow(request: Request, principal: Viewer, services: ServicesDep) -> Response:
-    found = validate(await read_document(request), services.registry)
+    found = await _validated(request, services)
     faults = [] if isinstance(found, Validated) else [fault_json(fault) for fault in found]
     return json_response({"valid": not faults, "faults": faults})
 
@@ -121,7 +125,7 @@ async def get_workflow(
 )
 async def put_workflow(workflow_id: Reference, request: Request, principal: Editor, services: ServicesDep) -> Response:
     workflow = await find_workflow(services.workflows, principal.workspace, workflow_id)
-    spec = _checked(await read_document(request), services)
+    spec = await _checked(request, services)
     if spec.name != workflow.name:
         raise Conflict(f"the spec's name is {spec.name!r}, the workflow's {workflow.name!r}; a name cannot be changed")
 
@@ -195,6 +199,16 @@ async def publish_workflow(
         **responses(404),
     },
     openapi_extra={
+        "security": [{"HTTPBearer": []}],
+        "parameters": [
+            {"name": "workflow_id", "in": "path", "required": True, "schema": {"type": "string", "maxLength": 200}},
+            {
+                "name": "wait",
+                "in": "query",
+                "description": "Seconds to wait for the end of the run.",
+                "schema": {"type": "number", "minimum": 0, "maximum": LONGEST_WAIT, "default": 0},
+            },
+        ],
         "requestBody": {
             "content": {
                 "application/json": {
@@ -202,22 +216,26 @@ async def publish_workflow(
                     "example": {"input": {"name": "Ada"}, "context": {"locale": "de"}},
                 }
             }
-        }
+        },
     },
     summary="Run a workflow",
 )
-async def execute_workflow(
-    workflow_id: Reference,
-    request: Request,
-    principal: Editor,
-    services: ServicesDep,
-    wait: Annotated[float, Query(ge=0, le=300, description="Seconds to wait for the end of the run.")] = 0,
-) -> Response:
-    return await execute(request, services, principal, workflow_id, wait)
+async def execute_workflow(request: Request) -> Response:
+    # The hot path: FastAPI's injection of parameters costs more than a small workflow does.
+    principal = await authorized(request, Role.EDITOR)
+    return await execute(request, request.app.state.services, principal, request.path_params["workflow_id"])
 
 
-def _checked(document: JsonValue, services: Services) -> WorkflowSpec:
-    found = validate(document, services.registry)
+async def _validated(request: Request, services: Services) -> Validated | list[Fault]:
+    document = await read_document(request)
+    if len(await request.body()) <= _QUICK_SPEC:
+        return validate(document, services.registry)
+    async with _large_specs:
+        return await asyncio.to_thread(validate, document, services.registry)
+
+
+async def _checked(request: Request, services: Services) -> WorkflowSpec:
+    found = await _validated(request, services)
     if isinstance(found, Validated):
         return found.spec
     count = len(found)
@@ -226,6 +244,9 @@ def _checked(document: JsonValue, services: Services) -> WorkflowSpec:
 
 async def _save(services: Services, principal: Principal, spec: WorkflowSpec, status: int) -> Response:
     workflow = await services.workflows.save(principal.workspace, spec, principal.name)
+    await services.audit.append(
+        principal.workspace, principal.name, "workflow.save", workflow.name, {"version": workflow.version}
+    )
     services.programs.changed()
     return json_response(_workflow_json(workflow), status)
 

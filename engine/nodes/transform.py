@@ -11,8 +11,11 @@ from core.json import JsonValue, encode
 from core.manifest import Effect
 from engine.node.sdk import Cel, Lane, StepContext, node
 
-CHUNK = 10_000
-"""Elements for which a condition is evaluated in one call: the longest list that the evaluator takes."""
+CHUNK = 1_000
+"""Elements for which a condition is evaluated in one call: a usual condition takes 15 ms of the 50 ms allowed."""
+
+INDEXED_CHUNK = 250
+"""The same for a condition over `index`, where each element costs more the longer the list is."""
 
 CHUNK_BYTES = 2_000_000
 """JSON bytes of the elements of one call; half of what the evaluator takes."""
@@ -57,7 +60,7 @@ async def filter_items(context: StepContext, items: list[JsonValue], where: Anno
             `filter` or `exists` of its own may stand in it once, and not together with `index`.
     """
     kept: list[JsonValue] = []
-    for start, end in _chunks(items):
+    for start, end in _chunks(items, INDEXED_CHUNK if _INDEX.search(where) else CHUNK):
         chunk = items[start:end]
         verdicts = await _verdicts(context, chunk, start, where)
         for offset, (item, verdict) in enumerate(zip(chunk, verdicts, strict=True)):
@@ -69,11 +72,11 @@ async def filter_items(context: StepContext, items: list[JsonValue], where: Anno
     return {"items": kept, "count": len(kept)}
 
 
-def _chunks(items: list[JsonValue]) -> Iterator[tuple[int, int]]:
+def _chunks(items: list[JsonValue], most: int) -> Iterator[tuple[int, int]]:
     start = size = 0
     for position, item in enumerate(items):
         length = len(encode(item))
-        if position > start and (position - start == CHUNK or size + length > CHUNK_BYTES):
+        if position > start and (position - start == most or size + length > CHUNK_BYTES):
             yield start, position
             start, size = position, 0
         size += length

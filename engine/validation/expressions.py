@@ -18,8 +18,8 @@ ROOTS = ("input", "steps", "vars", "context", "run")
 """What an expression may begin with everywhere."""
 
 _ELEMENT_ROOTS = ("item", "index")
-_NODE_ROOTS = (*_ELEMENT_ROOTS, "event", "output")
-"""What the nodes that take raw CEL give it besides: elements of a list, the awaited event, the last turn's output."""
+_NODE_ROOTS = (*_ELEMENT_ROOTS, "event")
+"""What the nodes that take raw CEL give it besides: elements of a list, the awaited event."""
 
 _STEP_FIELDS = ("output", "error", "status")
 

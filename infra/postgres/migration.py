@@ -47,11 +47,6 @@ async def downgrade(dsn: str, revision: str) -> None:
     await _run(dsn, back, unless=None)
 
 
-def is_ours(name: str | None, kind: str, _: object) -> bool:
-    """Whether Alembic's comparison looks at a thing: everything but the journal's single partitions."""
-    return kind != "table" or name is None or not name.startswith("run_events_")
-
-
 async def _run(dsn: str, step: Callable[["Config"], None], unless: str | None) -> None:
     engine = create_engine(dsn, pool_size=1)
     try:

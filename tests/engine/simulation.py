@@ -195,7 +195,7 @@ class Simulation:
             self._begin((step, NO_ITEM), 1)
         else:
             self.emit(EventType.FOREACH_EXPANDED, step, size=script.size)
-            for item in range(script.size):
+            for item in self.chance.sample(range(script.size), script.size):
                 self._begin((step, item), 1)
             self._finish_foreach(step)
 

@@ -56,12 +56,17 @@ def test_outputs_are_the_tasks_outputs(world: World, seed: int):
     state = Simulation(world, random.Random(seed), stop_when_fatal=False).run()
     for step_id, step in state.steps.items():
         script = world.scripts[step_id]
+        assert (step.finished_at is not None) == step.status.final
         if step.status is StepStatus.COMPLETED and step.size is None:
             assert step.output == f"{(step_id, NO_ITEM)} done"
         elif step.status is StepStatus.COMPLETED:
-            assert [("error" in one) if isinstance(one, dict) else False for one in step.output] == [
-                ends[-1] == "fail" for ends in script.tries
-            ]
+            for item, (ends, element) in enumerate(zip(script.tries, step.output, strict=True)):
+                task = (step_id, item)
+                message = (
+                    f"{task} attempt {len(ends)}" if ends[-2:-1] != ("ask",) else f"{task} attempt {len(ends) - 1}"
+                )
+                failed = {"error": {"class": "network", "message": message}}
+                assert element == (failed if ends[-1] == "fail" else f"{task} done")
         elif step.status is StepStatus.FAILED:
             assert step.error is not None
         if step.status in (StepStatus.COMPLETED, StepStatus.FAILED):

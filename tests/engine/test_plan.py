@@ -70,6 +70,12 @@ def test_a_fallback_that_declines_leaves_the_failure_standing():
     assert simulation.state.steps["tell"].status is StepStatus.CANCELLED
 
 
+def test_a_fallback_runs_although_all_that_it_needs_was_skipped():
+    links = [StepLinks("pay", fallback="queue"), StepLinks("price"), StepLinks("queue", frozenset({"price"}))]
+    simulation = _run(links, pay=Script(tries=(("fail",),)), price=Script(runs=False))
+    assert simulation.state.steps["queue"].status is StepStatus.COMPLETED
+
+
 def test_the_output_of_a_fallback_stands_in_along_the_whole_chain():
     links = [
         StepLinks("first", fallback="second"),

@@ -14,6 +14,7 @@ from engine.json_schema import SchemaError, check_schema, validator_of
 from engine.node.registry import NodeRegistry
 from engine.node.sdk import Cel, Secret, node
 from engine.program import compile_program
+from engine.references import inferred_needs
 from engine.schema import EXAMPLES, workflow_schema
 from engine.validation import Validated, validate
 
@@ -256,6 +257,8 @@ class TestParameters:
             ({"url": 5}, "url", "wrong_type", None),
             ({"retries": "3"}, "retries", "wrong_type", None),
             ({"tags": [1, "x"]}, "tags", "bad_value", None),
+            ({"tags": ["{{ input.tag }}", "x"]}, "tags", "bad_value", None),
+            ({"headers": "{{ secrets.KEY }}"}, "headers", "wrong_type", None),
             ({"metod": "GET"}, "metod", "unknown_parameter", "method"),
             ({"method": "get"}, "method", "bad_value", "GET"),
             ({"method": ["{{ input.m }}"]}, "method", "wrong_type", None),
@@ -431,6 +434,13 @@ class TestInputs:
     def test_bad_schemas(self, schema):
         assert said(faults_of(step("a"), inputs=schema)) == [("$.inputs", "bad_schema", None)]
 
+    def test_nothing_is_fetched(self, tmp_path):
+        outside = tmp_path / "outside.json"
+        outside.write_text('{"type": "object"}')
+        (fault,) = faults_of(step("a"), inputs={"$ref": outside.as_uri()})
+        assert fault.code == "bad_schema"
+        assert "never fetched" in fault.message
+
     def test_a_schema_may_refer_to_itself(self):
         schema = {"$defs": {"tree": {"properties": {"left": {"$ref": "#/$defs/tree"}}}}, "$ref": "#/$defs/tree"}
         assert faults_of(step("a"), inputs=schema) == []
@@ -505,6 +515,24 @@ def test_speed(length, seconds):
     document = _chain(length)
     assert isinstance(validate(document, REGISTRY), Validated)
     assert _best(lambda: validate(document, REGISTRY), 3) < seconds
+
+
+def test_needs_are_inferred_wherever_expressions_stand():
+    raw = {
+        "id": "x",
+        "node": "transform.filter",
+        "with": {
+            "items": ["{{ steps.a.output }}", {"deep": "x {{ steps.b.status }}"}],
+            "where": "item > steps.c.output",
+        },
+        "when": "{{ steps.d.output }}",
+        "foreach": "{{ steps.e.output }}",
+    }
+    document = workflow(*(step(name) for name in "abcde"), raw)
+    result = validate(document, REGISTRY)
+    assert isinstance(result, Validated)
+    assert result.graph.nodes["x"].links.needs == frozenset("abcde")
+    assert inferred_needs(result.spec.steps[-1], ("where",)) == frozenset("abcde")
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from infra.postgres.migration import is_ours
+from infra.postgres.migrations import is_ours
 from infra.postgres.tables import metadata
 
 context.configure(

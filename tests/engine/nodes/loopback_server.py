@@ -15,7 +15,7 @@ class Request:
     body: bytes
 
 
-Answer = Callable[[Request], bytes | None | Awaitable[bytes | None]]
+Answer = Callable[[Request], bytes | Awaitable[bytes | None] | None]
 
 
 def response(status: int = 200, body: bytes = b"", **headers: str) -> bytes:

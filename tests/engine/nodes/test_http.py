@@ -199,8 +199,17 @@ async def test_network_failures(http: NodeVersion) -> None:
         error = await fail(http, {"url": server.url, "method": "POST"}, effect=Effect.IDEMPOTENT)
         assert not error.outcome_unknown
         assert not (await fail(http, {"url": server.url})).outcome_unknown
-        error = await fail(http, {"url": f"https://127.0.0.1:{server.port}"})
-        assert error.error_class is ErrorClass.NETWORK
+
+    async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 this is no TLS")
+        writer.close()
+
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        error = await fail(http, {"url": f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", "method": "POST"})
+        assert (error.error_class, error.outcome_unknown) == (ErrorClass.NETWORK, False)
+
+
+async def test_answers_that_break_off(http: NodeVersion) -> None:
     short = b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\nconnection: close\r\n\r\nabc"
     async with loopback(lambda _: short) as server:
         error = await fail(http, {"url": server.url, "method": "POST"})

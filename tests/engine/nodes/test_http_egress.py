@@ -92,10 +92,12 @@ async def test_redirects_change_the_method_as_the_rfc_says(
 
 
 async def test_credentials_stay_with_their_origin(http: NodeVersion) -> None:
-    async with loopback(lambda _: response()) as other:
-        async with loopback(lambda _: response(302, location=f"{other.url}/there")) as server:
-            auth = {"type": "api_key", "name": "X-Other", "value": "v"}
-            await http({"url": server.url, "headers": SECRET, "auth": auth}, make_context())
+    async with (
+        loopback(lambda _: response()) as other,
+        loopback(lambda _: response(302, location=f"{other.url}/there")) as server,
+    ):
+        auth = {"type": "api_key", "name": "X-Other", "value": "v"}
+        await http({"url": server.url, "headers": SECRET, "auth": auth}, make_context())
     assert server.requests[0].headers["x-other"] == "v"
     headers = other.requests[0].headers
     assert not {"authorization", "cookie", "x-api-key", "x-other"} & set(headers)
