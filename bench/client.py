@@ -84,7 +84,11 @@ async def load(host: str, port: int, request: bytes, callers: int, seconds: floa
     times = sorted(time for one in protocols for time in one.times)
     errors = sum(one.errors for one in protocols)
     return Load(
-        len(times), errors, round(took, 2), round(len(times) / took, 1), *(round(_at(times, q), 2) for q in (0.5, 0.95, 0.99))
+        len(times),
+        errors,
+        round(took, 2),
+        round(len(times) / took, 1),
+        *(round(_at(times, q), 2) for q in (0.5, 0.95, 0.99)),
     )
 
 

@@ -150,9 +150,13 @@ class RunActor:
                 self._emit(EventType.RUN_CREATED, data={"workflow_version": self.state.record.workflow_version})
             else:
                 await self._recover()
+                # Counted for good before anything runs again: what runs next may be what kills the process.
+                commit = self._flush()
+                assert commit is not None
+                await commit.wait()
             self._set_deadline()
             if not self.state.status.final:
-                self._ready.extend(plan.all_moves(self._program.graph, self.state))
+                self._ready = deque(plan.all_moves(self._program.graph, self.state))
             while not self.state.status.final:
                 await self._advance()
                 if not self.state.status.final and self.state.open == 0:
@@ -303,7 +307,8 @@ class RunActor:
             self._set_timer(step_id, item)
         else:
             # An effect must not happen before the journal knows that it may have.
-            first = commit if attempt.effect is not Effect.PURE else None
+            careful = attempt.effect is not Effect.PURE or self.state.recoveries >= _CAREFUL_AFTER
+            first = commit if careful else None
             self._running[step_id, item] = (attempt, asyncio.create_task(self._run_attempt(attempt, first)))
 
     async def _run_attempt(self, attempt: Attempt, first: Commit | None) -> None:
@@ -345,6 +350,8 @@ class RunActor:
             self._env.clock.random(),
         )
         self._failed(attempt, trace, error, "fail" if delay is None else "retry", delay or 0.0)
+        if delay is None:
+            self._task_settled(step_id, item)
 
     def _failed(
         self,
@@ -363,8 +370,6 @@ class RunActor:
         self._emit(EventType.ATTEMPT_FAILED, attempt.step_id, attempt.item, attempt.number, data)
         if what_next == "retry":
             self._set_timer(attempt.step_id, attempt.item)
-        elif what_next == "fail":
-            self._task_settled(attempt.step_id, attempt.item)
 
     def _task_settled(self, step_id: str, item: int) -> None:
         if item == NO_ITEM:
@@ -407,6 +412,7 @@ class RunActor:
             if broken is not None:
                 self._elements.pop(step_id)
                 self._cancel_attempts("another element failed", step_id)
+                self._again = deque(one for one in self._again if one[0] != step_id)
                 self._emit(EventType.STEP_FAILED, step_id, data={"error": broken.error})
                 self._settled(step_id)
                 return
@@ -504,14 +510,19 @@ class RunActor:
     async def _recover(self) -> None:
         """Take up a run whose owner died: attempts in flight are lost, timers are set again."""
         self._emit(EventType.RUN_RECOVERED, data={"recoveries": self.state.recoveries + 1})
+        # First each attempt in flight gets its end, or is known to sleep: the run may fail with any of them, and then
+        # none must be left without an end.
+        given_up: list[str] = []
         for step_id, step in self.state.steps.items():
-            if step.size is not None and not step.status.final:
+            for item, task in step.tasks.items():
+                if self._recover_task(step_id, item, task) and item == NO_ITEM:
+                    given_up.append(step_id)
+        for step_id, step in self.state.steps.items():
+            if step.size is not None and not step.status.final and not self.state.status.final:
                 await self._recover_elements(step_id)
-        for step_id, step in self.state.steps.items():
-            for item, task in list(step.tasks.items()):
-                if self.state.status.final:
-                    return
-                self._recover_task(step_id, item, task)
+        for step_id in given_up:
+            if not self.state.status.final:
+                self._settled(step_id)
 
     async def _recover_elements(self, step_id: str) -> None:
         """The list of a `foreach` is not stored: what it is made of is, so it is made again."""
@@ -525,28 +536,30 @@ class RunActor:
             return
         self._finish_elements(step_id)
 
-    def _recover_task(self, step_id: str, item: int, task: TaskState) -> None:
+    def _recover_task(self, step_id: str, item: int, task: TaskState) -> bool:
+        """Take up one task; says whether it failed now because it was lost too often."""
+        if task.status is StepStatus.RUNNING:
+            return self._lose(step_id, item, task)
         if task.status is StepStatus.WAITING:
             if task.attempt_at is not None:
                 asleep = self._env.attempts.known(self._program.steps[step_id], self.state, step_id, item, task)
                 self._running[step_id, item] = (asleep, None)
             self._set_timer(step_id, item)
-        elif task.status is StepStatus.RUNNING:
-            self._lose(step_id, item, task)
         elif task.status is StepStatus.QUEUED and item != NO_ITEM:
             self._again.append((step_id, item))
+        return False
 
-    def _lose(self, step_id: str, item: int, task: TaskState) -> None:
-        """An attempt ended with its worker: run it again when that is safe, else ask a person."""
+    def _lose(self, step_id: str, item: int, task: TaskState) -> bool:
+        """An attempt ended with its worker: run it again when that is safe, else ask a person; True: give up."""
         attempt = self._env.attempts.known(self._program.steps[step_id], self.state, step_id, item, task)
         error = StepError(ErrorClass.WORKER_LOST, "the process that ran this attempt ended before it did")
         trace = trace_json(attempt.facts, self._env.attempts.ended_now(attempt, TraceStatus.ERROR, error))
         if task.effect is Effect.UNSAFE:
-            self._failed(attempt, trace, error, "ask", 0.0, lost=True)
-        elif task.lost + 1 >= MAX_LOST:
-            self._failed(attempt, trace, error, "fail", 0.0, lost=True)
+            what_next = "ask"
         else:
-            self._failed(attempt, trace, error, "retry", 0.0, lost=True)
+            what_next = "fail" if task.lost + 1 >= MAX_LOST else "retry"
+        self._failed(attempt, trace, error, what_next, 0.0, lost=True)
+        return what_next == "fail"
 
     def _abandon(self) -> None:
         for _, task in self._running.values():

@@ -89,7 +89,11 @@ class GroupCommit:
     async def run(self) -> None:
         """Write until `close` is called or the owner is fenced. Raises Fenced in that case."""
         while True:
-            await self._wanted.wait()
+            try:
+                await self._wanted.wait()
+            except asyncio.CancelledError:
+                self._give_up(Fenced("the engine gave its runs up before this was written"))
+                raise
             # One turn of the loop lets everything that is ready now join this transaction.
             await asyncio.sleep(0)
             self._wanted.clear()
@@ -98,9 +102,10 @@ class GroupCommit:
                 try:
                     await self._write(commit)
                 except Fenced as fenced:
-                    self._fenced = fenced
-                    commit.settle(fenced)
-                    self._gathering.settle(fenced)
+                    self._give_up(fenced, commit)
+                    raise
+                except asyncio.CancelledError:
+                    self._give_up(Fenced("the engine gave its runs up before this was written"), commit)
                     raise
             if self._closing and not self._gathering.writes:
                 return
@@ -109,6 +114,12 @@ class GroupCommit:
         """Let `run` return once everything submitted is written."""
         self._closing = True
         self._wanted.set()
+
+    def _give_up(self, fenced: Fenced, *commits: Commit) -> None:
+        """There will be no further transaction: nobody must wait for one."""
+        self._fenced = fenced
+        for commit in (*commits, self._gathering):
+            commit.settle(fenced)
 
     async def _write(self, commit: Commit) -> None:
         try:

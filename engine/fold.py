@@ -117,6 +117,10 @@ def _step_completed(state: RunState, event: RunEvent) -> None:
 
 
 def _step_failed(state: RunState, event: RunEvent) -> None:
+    for task in state.steps[str(event.step_id)].tasks.values():
+        if not task.status.final:  # an element that waited for its next attempt, or for a person
+            _wake(state, task)
+            task.status, task.attempt_at = StepStatus.CANCELLED, None
     _finish(state, event, state.steps[str(event.step_id)], StepStatus.FAILED, None, event.data["error"])
 
 

@@ -190,20 +190,19 @@ class Engine:
                 await asyncio.sleep(ADOPT_SECONDS)
 
     async def _take_up(self, run_id: RunId) -> None:
-        stored = await self._journal.load(run_id)
-        if stored is None:
-            self._unloaded.discard(run_id)
-            return
         try:
-            program = self._programs(stored)
-        except RefluxError as error:
-            # Not failed: with the missing node back in place the run can go on.
-            _log.error("a run cannot be taken up", run_id=str(run_id), detail=error.detail)
+            stored = await self._journal.load(run_id)
+            prepared = None if stored is None else (state_of(stored), self._programs(stored))
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 -- task boundary: what one run holds must not stop all the others
+            # Not failed: with the missing node or object back in place the run can go on.
+            detail = error.detail if isinstance(error, RefluxError) else type(error).__name__
+            _log.error("a run cannot be taken up", run_id=str(run_id), detail=detail)
             return
         self._unloaded.discard(run_id)
-        state = state_of(stored)
-        if not state.status.final:
-            self._drive(state, program)
+        if prepared is not None and not prepared[0].status.final and run_id not in self._actors:
+            self._drive(*prepared)
 
     def _drive(self, state: RunState, program: Program) -> RunActor:
         assert self._commit is not None

@@ -1,7 +1,6 @@
 """The server that a command talks to: its address, the key to show, and its errors as sentences."""
 
 import os
-import uuid
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -65,13 +64,10 @@ class Connection:
         import httpx
 
         kept = {name: value for name, value in (query or {}).items() if value not in (None, [])}
-        own = dict(headers or {})
-        if method == "POST":
-            own.setdefault("Idempotency-Key", str(_fresh_id()))
         try:
             with httpx.Client(headers=self._headers(), timeout=_SECONDS, trust_env=not self._local) as client:
                 response = client.request(
-                    method, f"{self.url}{path}", params=kept, json=body, content=content, headers=own
+                    method, f"{self.url}{path}", params=kept, json=body, content=content, headers=headers
                 )
         except httpx.TransportError as error:
             raise self.unreachable(error) from None
@@ -134,9 +130,3 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _fresh_id() -> uuid.UUID:
-    from infra.clock import SystemClock
-
-    return SystemClock().new_id()

@@ -1,39 +1,29 @@
-"""`reflux`: start the server, and talk to one."""
+"""`reflux`: start the server, and talk to one.
 
-import sys
-from pathlib import Path
-from typing import Annotated
+What a command needs is loaded when the command runs, so that `reflux --help` answers at once.
+"""
 
 import typer
 
-from core.errors import RefluxError
-from infra.settings import load_settings
+from api.cli import audit, insights, keys, nodes, runs, secrets, traces, workflows
+from api.cli.execute import execute
+from api.cli.status import status
+from api.cli.up import up
+from api.cli.validate import validate
 
-app = typer.Typer(name="reflux", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    name="reflux", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 
 
 @app.callback()
 def main() -> None:
-    """Run workflows durably, and let them get better at it."""
+    """Run workflows durably, and see every attempt of every step."""
 
 
-@app.command()
-def up(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    home: Annotated[Path | None, typer.Option(help="Data directory.")] = None,
-) -> None:
-    """Start the server with everything that it needs."""
-    from api.server import serve
-
-    def ready(services: object, url: str) -> None:
-        print(f"REFLUX is ready at {url}", flush=True)
-        key = getattr(services, "first_key", None)
-        if key:
-            print(f"API key (shown this once): {key}", flush=True)
-
-    try:
-        serve(load_settings(host=host, port=port, home=home), ready)
-    except RefluxError as error:
-        print(f"reflux: {error.detail}", file=sys.stderr)
-        raise typer.Exit(1) from None
+app.command()(up)
+app.command()(execute)
+app.command()(validate)
+app.command()(status)
+for one in (runs, workflows, nodes, secrets, keys, traces, insights, audit):
+    app.add_typer(one.app)

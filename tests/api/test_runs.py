@@ -192,6 +192,26 @@ class TestCancel:
         assert [one["status"] for one in answers] == ["cancelled"]
 
 
+@pytest.fixture(scope="module")
+def resolved(target: Target) -> Any:
+    """A server that was killed while unsafe calls were in flight, and started again."""
+    with running_server() as server, server.client() as api:
+        api.base_url = httpx.URL(server.url + "/api/v1")
+        for outcome in ("succeeded", "failed", "retry"):
+            create(api, hanging(f"post_{outcome}", target, method="POST"))
+            execute(api, f"post_{outcome}", wait=0)
+            target.wait_for(f"/hang/post_{outcome}")
+        server.kill()
+        server.start()
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            runs = api.get("/runs").json()["items"]
+            if all(one["recoveries"] and one["status"] == "waiting" for one in runs):
+                break
+            time.sleep(0.1)
+        yield api, target
+
+
 class TestOutcomeUnknown:
     @pytest.mark.parametrize("outcome", ["succeeded", "failed", "retry"])
     def test_a_person_tells(self, resolved: tuple[httpx.Client, Target], outcome: str) -> None:
@@ -216,25 +236,6 @@ class TestOutcomeUnknown:
         if outcome == "succeeded":
             assert run["outputs"] == {"result": {"id": "ch_1"}}
         assert len(target.to(path)) == 1
-
-    @pytest.fixture(scope="class")
-    def resolved(self, target: Target) -> Any:
-        """A server that was killed while unsafe calls were in flight, and started again."""
-        with running_server() as server, server.client() as api:
-            api.base_url = httpx.URL(server.url + "/api/v1")
-            for outcome in ("succeeded", "failed", "retry"):
-                create(api, hanging(f"post_{outcome}", target, method="POST"))
-                execute(api, f"post_{outcome}", wait=0)
-                target.wait_for(f"/hang/post_{outcome}")
-            server.kill()
-            server.start()
-            deadline = time.monotonic() + 15
-            while time.monotonic() < deadline:
-                runs = api.get("/runs").json()["items"]
-                if all(one["recoveries"] and one["status"] == "waiting" for one in runs):
-                    break
-                time.sleep(0.1)
-            yield api, target
 
 
 def _all_events(api: httpx.Client, run_id: str) -> list[dict[str, Any]]:
