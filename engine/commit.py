@@ -73,6 +73,7 @@ class GroupCommit:
         self._on_durable = on_durable
         self._on_rejected = on_rejected
         self._gathering = Commit()
+        self._writing = Commit()
         self._wanted = asyncio.Event()
         self._closing = False
         self._fenced: Fenced | None = None
@@ -88,25 +89,24 @@ class GroupCommit:
 
     async def run(self) -> None:
         """Write until `close` is called or the owner is fenced. Raises Fenced in that case."""
+        try:
+            await self._write_all()
+        except Fenced as fenced:
+            self._give_up(fenced)
+            raise
+        except asyncio.CancelledError:
+            self._give_up(Fenced("the engine gave its runs up before this was written"))
+            raise
+
+    async def _write_all(self) -> None:
         while True:
-            try:
-                await self._wanted.wait()
-            except asyncio.CancelledError:
-                self._give_up(Fenced("the engine gave its runs up before this was written"))
-                raise
+            await self._wanted.wait()
             # One turn of the loop lets everything that is ready now join this transaction.
             await asyncio.sleep(0)
             self._wanted.clear()
-            commit, self._gathering = self._gathering, Commit()
-            if commit.writes:
-                try:
-                    await self._write(commit)
-                except Fenced as fenced:
-                    self._give_up(fenced, commit)
-                    raise
-                except asyncio.CancelledError:
-                    self._give_up(Fenced("the engine gave its runs up before this was written"), commit)
-                    raise
+            self._writing, self._gathering = self._gathering, Commit()
+            if self._writing.writes:
+                await self._write(self._writing)
             if self._closing and not self._gathering.writes:
                 return
 
@@ -115,11 +115,11 @@ class GroupCommit:
         self._closing = True
         self._wanted.set()
 
-    def _give_up(self, fenced: Fenced, *commits: Commit) -> None:
+    def _give_up(self, fenced: Fenced) -> None:
         """There will be no further transaction: nobody must wait for one."""
         self._fenced = fenced
-        for commit in (*commits, self._gathering):
-            commit.settle(fenced)
+        self._writing.settle(fenced)
+        self._gathering.settle(fenced)
 
     async def _write(self, commit: Commit) -> None:
         try:

@@ -1,12 +1,10 @@
 """`reflux insights`: what traces say in figures."""
 
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from api.cli.call import Call, Since, Until, command, group
-from core.insight import CostSplit, LatencySplit
 
 app = group("insights", "What the traces of a window say; default: the last day.", list_by_default=False)
 
@@ -15,7 +13,7 @@ Workflow = Annotated[str | None, typer.Option(help="One workflow alone.")]
 Bucket = Annotated[int | None, typer.Option(min=60, help="Width of a bucket in seconds.")]
 
 
-def _find(call: Call, kind: StrEnum | str, since: str | None, until: str | None, **query: Any) -> Any:
+def _find(call: Call, kind: str, since: str | None, until: str | None, **query: Any) -> Any:
     return call.server.get(f"/api/v1/insights/{kind}", **{"from": since, "to": until}, **query)
 
 
@@ -57,12 +55,14 @@ def latency(
     until: Until = None,
     node: Node = None,
     workflow: Workflow = None,
-    by: Annotated[LatencySplit, typer.Option(help="What else than the node to tell apart.")] = LatencySplit.NODE,
+    by: Annotated[
+        Literal["node", "version", "arm"], typer.Option(help="What else than the node to tell apart.")
+    ] = "node",
     bucket: Bucket = None,
 ) -> None:
     """Latencies in milliseconds by node."""
-    found = _find(call, "latency", since, until, node=node, workflow=workflow, by=by.value, bucket=bucket)
-    split = {LatencySplit.NODE: (), LatencySplit.VERSION: ("node_version",), LatencySplit.ARM: ("arm",)}[by]
+    found = _find(call, "latency", since, until, node=node, workflow=workflow, by=by, bucket=bucket)
+    split = {"node": (), "version": ("node_version",), "arm": ("arm",)}[by]
     call.show(found, "node", *split, "count", "mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms")
 
 
@@ -74,11 +74,11 @@ def cost(
     until: Until = None,
     node: Node = None,
     workflow: Workflow = None,
-    by: Annotated[CostSplit, typer.Option(help="What to sum by.")] = CostSplit.NODE,
+    by: Annotated[Literal["node", "arm", "workflow"], typer.Option(help="What to sum by.")] = "node",
 ) -> None:
     """What attempts cost in US dollars, the dearest first."""
-    found = _find(call, "cost", since, until, node=node, workflow=workflow, by=by.value)
-    split = ("node", "arm") if by is CostSplit.ARM else (by.value,)
+    found = _find(call, "cost", since, until, node=node, workflow=workflow, by=by)
+    split = ("node", "arm") if by == "arm" else (by,)
     call.show(found, *split, "attempts", "successes", "total_usd", "per_attempt_usd", "per_success_usd")
 
 

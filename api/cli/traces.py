@@ -79,7 +79,7 @@ def import_traces(call: Call, file: Annotated[Path, typer.Argument(help="A .json
     else:
         say(f"{total['inserted']} inserted, {total['duplicates']} known already, {total['rejected']} rejected")
         if faults:
-            print_table(answer["faults"], ("line", "field", "reason"), "")
+            print_table(faults[:_SHOWN_FAULTS], ("line", "field", "reason"), "")
     if total["rejected"]:
         raise typer.Exit(WRONG)
 

@@ -18,16 +18,20 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
+import structlog
 
 from core.errors import Unavailable
 from infra.postgres.server_config import write_config
 from infra.postgres.system_user import SystemUser, allow_passage, allow_reading, server_user
+
+_log = structlog.get_logger(__name__)
 
 _SOCKET = ".s.PGSQL.5432"
 _LONGEST_SOCKET_PATH = 100  # 108 bytes on Linux and 104 elsewhere, less the terminator and some air
 _LOG_LIMIT = 10 * 1024 * 1024
 _POLL_SECONDS = 0.01
 _RETRY_SECONDS = 0.1
+_WATCH_SECONDS = 0.25
 _READY = "ready"
 # A killed postmaster leaves children that take a moment to notice; the next start refuses until they are gone.
 _RETRY_SIGNS = ("shared memory block", "lock file", "in use")
@@ -38,7 +42,8 @@ _ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath}
 class EmbeddedPostgres:
     """One server over one data directory. Hold the home's lock while using it.
 
-    A server that still runs from a killed life of this process is taken over as it is.
+    A server that still runs from a killed life of this process is taken over as it is. One that dies between `start`
+    and `stop` is started again, under the same DSN.
 
     Args:
         home: the data directory; the server lives in `pg` below it.
@@ -66,6 +71,8 @@ class EmbeddedPostgres:
         self._pid: int | None = None
         self._socket_directory = self._data
         self._log_start = 0
+        self._stopping = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -94,11 +101,33 @@ class EmbeddedPostgres:
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 await connection.close()
+                if self._watching is None:
+                    self._stopping.clear()
+                    self._watching = asyncio.create_task(self._watch())
                 return self.dsn()
 
     async def stop(self) -> None:
         """Stop the server. Does nothing when it is already gone."""
+        self._stopping.set()
+        if self._watching is not None:
+            # A start that is under way notices that its server is being stopped.
+            await asyncio.wait((self._watching,), timeout=1.0)
+            self._watching = None
         await asyncio.to_thread(self._stop)
+
+    async def _watch(self) -> None:
+        """Start the server again whenever it has died."""
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_WATCH_SECONDS):
+                    await self._stopping.wait()
+            if self._stopping.is_set() or self._alive():
+                continue
+            _log.error("the embedded PostgreSQL has died; starting it again", pid=self._pid)
+            try:
+                await asyncio.to_thread(self._start)
+            except (Unavailable, OSError) as error:
+                _log.error("the embedded PostgreSQL cannot be started now", reason=str(error))
 
     def _start(self) -> None:
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
