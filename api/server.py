@@ -2,7 +2,9 @@
 
 import gc
 import logging
+import signal
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -75,6 +77,8 @@ def serve(settings: Settings, on_ready: Callable[[Services, str], None]) -> None
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     server = uvicorn.Server(config)
+    # uvicorn stops in order and then raises the signal again for whoever listened before it: here, to leave with 0.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # The caller gets the reason as an exception; uvicorn would log its traceback and leave the process.
     logging.getLogger("uvicorn.error").addFilter(lambda _: not failures)
     try:

@@ -23,7 +23,7 @@ SECRETS = {
     "HEADER_KEY": 'quote"S3cret\\Value-0005',
 }
 USES: dict[str, dict[str, Any]] = {
-    "header": {"headers": {"X-Token": "{{ secrets.HEADER_KEY }}", "X-Mixed": "v1 {{ secrets.BEARER_TOKEN }} end"}},
+    "header": {"headers": {"X-Token": "{{ secrets.HEADER_KEY }}", "X-Other": "{{ secrets.HEADER_TOKEN }}", "X-Mixed": "v1 {{ secrets.BEARER_TOKEN }} end"}},
     "bearer": {"auth": {"type": "bearer", "token": "{{ secrets.BEARER_TOKEN }}"}},
     "basic": {"auth": {"type": "basic", "username": "ada", "password": "{{ secrets.BASIC_PASSWORD }}"}},
     "query": {"auth": {"type": "api_key", "name": "k", "value": "{{ secrets.QUERY_KEY }}", "in": "query"}},
@@ -90,6 +90,7 @@ def test_the_secrets_were_sent(used: Any, target: Target) -> None:
     assert sent("bearer")["authorization"] == f"Bearer {SECRETS['BEARER_TOKEN']}"
     basic = base64.b64encode(f"ada:{SECRETS['BASIC_PASSWORD']}".encode()).decode()
     assert sent("basic")["authorization"] == f"Basic {basic}"
+    assert sent("header")["x-other"].encode("latin-1").decode() == SECRETS["HEADER_TOKEN"]
     assert sent("query")["k"] == SECRETS["QUERY_KEY"]
     assert sent("api_key")["x-key"] == SECRETS["HEADER_KEY"]
 
