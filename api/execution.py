@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Awaitable
 from typing import Annotated
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,6 +22,8 @@ from core.json import JsonValue
 from core.run import RunRecord
 from engine.history import state_of
 from engine.input_check import input_faults
+
+_log = structlog.get_logger(__name__)
 
 ShortText = Annotated[str, StringConstraints(max_length=256)]
 
@@ -92,7 +95,11 @@ async def answer(services: Services, run_id: RunId, wait: float) -> Response:
     actor = services.engine.actor(run_id)
     if actor is not None:
         if wait > 0:
-            await asyncio.wait((actor.done,), timeout=wait)
+            try:
+                await asyncio.wait((actor.done,), timeout=wait)
+            except asyncio.CancelledError:
+                # The server stops. The run is accepted and goes on at the next start: say so instead of hanging up.
+                _log.info("a wait ended early, the server stops", run_id=str(run_id))
             if actor.done.done() and not actor.done.cancelled():
                 return json_response(run_json(actor.done.result()))
         await actor.accepted()

@@ -14,8 +14,10 @@ _LATEST = datetime(2262, 1, 1, tzinfo=UTC)
 _DAY = timedelta(days=1)
 
 
-def _plus_kept(value: Any) -> Any:
-    """In a query `+` means a space: `2026-01-01T00:00:00+02:00` is meant as it was typed."""
+def _as_typed(value: Any) -> Any:
+    """In a query `+` means a space: `2026-01-01T00:00:00+02:00` is meant as it was typed. Bare numbers are no times."""
+    if isinstance(value, str) and "-" not in value[1:]:
+        raise ValueError("must be a time such as 2026-01-01T00:00:00Z")
     return value.replace(" ", "+") if isinstance(value, str) and " " in value[11:] else value
 
 
@@ -28,5 +30,5 @@ def _in_range(value: datetime) -> datetime:
     return min(value.astimezone(UTC), _LATEST) if value.replace(tzinfo=UTC) < _LATEST else _LATEST
 
 
-Instant = Annotated[datetime, BeforeValidator(_plus_kept), AfterValidator(_in_range)]
+Instant = Annotated[datetime, BeforeValidator(_as_typed), AfterValidator(_in_range)]
 """A time of a filter (RFC 3339); without a zone it is UTC."""

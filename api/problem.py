@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from core.errors import Fault, Invalid, RefluxError
 
@@ -101,6 +102,15 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def _allowed(request: Request) -> list[str]:
+    """The methods of all routes of a path, by the OpenAPI document: each route knows only its own."""
+    found: set[str] = set()
+    for path, operations in request.app.openapi()["paths"].items():
+        if compile_path(path)[0].match(request.url.path):
+            found |= {method.upper() for method in operations}
+    return sorted(found)
+
+
 def install(app: FastAPI) -> None:
     """Make every error of the application a problem document."""
 
@@ -118,6 +128,8 @@ def install(app: FastAPI) -> None:
             detail = f"{request.url.path} does not take {request.method}"
         response = problem_response(error.status_code, phrase, detail)
         response.headers.update(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            response.headers["Allow"] = ", ".join(_allowed(request))
         return response
 
     async def on_validation(_: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -48,6 +49,7 @@ def serve(settings: Settings, on_ready: Callable[[Services, str], None]) -> None
         PortTaken, HomeInUse, Unavailable: it cannot start.
     """
     configure_logging(settings.log_level, settings.log_format)
+    _allow_many_connections()
     logging.getLogger("alembic").setLevel(logging.WARNING)
     sock = listening_socket(settings.host, settings.port)
     port = sock.getsockname()[1]
@@ -95,3 +97,9 @@ def _calm_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+def _allow_many_connections() -> None:
+    """Thousands of runs may wait on a connection each: take all the descriptors that the system lets us have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -71,6 +71,7 @@ class RunActor:
         self._deadline: asyncio.TimerHandle | None = None
         self._pending: list[RunEvent] = []
         self._written_status: RunStatus | None = None
+        self._first_commit: Commit | None = None
         self._last_commit: Commit | None = None
         self.created: asyncio.Future[Commit] = asyncio.get_running_loop().create_future()
         self.done: asyncio.Future[RunState] = asyncio.get_running_loop().create_future()
@@ -246,6 +247,8 @@ class RunActor:
                 error=state.error,
             )
             self._last_commit = self._env.commit.submit(write)
+            if self._first_commit is None:
+                self._first_commit = self._last_commit
             self._pending.clear()
             self._written_status = state.status
             self._fresh = False
@@ -306,9 +309,10 @@ class RunActor:
             self._running[step_id, item] = (attempt, None)
             self._set_timer(step_id, item)
         else:
-            # An effect must not happen before the journal knows that it may have.
+            # An effect must not happen before the journal knows that it may have. What is pure waits for the run to be
+            # known: a node that kills the process must not do so again for each client that tries again.
             careful = attempt.effect is not Effect.PURE or self.state.recoveries >= _CAREFUL_AFTER
-            first = commit if careful else None
+            first = commit if careful else self._first_commit
             self._running[step_id, item] = (attempt, asyncio.create_task(self._run_attempt(attempt, first)))
 
     async def _run_attempt(self, attempt: Attempt, first: Commit | None) -> None:
@@ -554,10 +558,8 @@ class RunActor:
         attempt = self._env.attempts.known(self._program.steps[step_id], self.state, step_id, item, task)
         error = StepError(ErrorClass.WORKER_LOST, "the process that ran this attempt ended before it did")
         trace = trace_json(attempt.facts, self._env.attempts.ended_now(attempt, TraceStatus.ERROR, error))
-        if task.effect is Effect.UNSAFE:
-            what_next = "ask"
-        else:
-            what_next = "fail" if task.lost + 1 >= MAX_LOST else "retry"
+        again = "fail" if task.lost + 1 >= MAX_LOST else "retry"
+        what_next = "ask" if task.effect is Effect.UNSAFE else again
         self._failed(attempt, trace, error, what_next, 0.0, lost=True)
         return what_next == "fail"
 

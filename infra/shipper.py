@@ -116,9 +116,13 @@ class TraceShipper:
         )
         while True:
             waiting, self._idle = self._idle, []
-            while (rows := await self._ship(connection)) > 0:
-                if rows < BATCH_ROWS and not waiting:
-                    break
+            try:
+                while (rows := await self._ship(connection)) > 0:
+                    if rows < BATCH_ROWS and not waiting:
+                        break
+            except BaseException:
+                self._idle += waiting  # they wait for the next try
+                raise
             self.failing = False
             for one in waiting:
                 if not one.done():

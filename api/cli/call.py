@@ -145,11 +145,14 @@ def _seconds(step: Mapping[str, Any]) -> str | None:
 
 
 def _detail(step: Mapping[str, Any]) -> str:
+    parts = []
     if step.get("error"):
-        return f"{step['error']['class']}: {step['error']['message']}"
-    if step.get("waiting_for") and step["waiting_for"]["reason"] != "dependency":
-        waiting = step["waiting_for"]
-        return f"waits: {waiting['reason']} {waiting.get('until') or waiting.get('detail') or ''}".rstrip()
+        parts.append(f"{step['error']['class']}: {step['error']['message']}")
     if step.get("items"):
-        return f"{step['items']['finished']} of {step['items']['total']} elements"
-    return str(step.get("reason", ""))
+        parts.append(f"{step['items']['finished']} of {step['items']['total']} elements")
+    waiting = step.get("waiting_for") or {"reason": "dependency"}
+    if waiting["reason"] != "dependency":
+        parts.append(f"waits: {waiting['reason']}, {waiting.get('until') or waiting.get('detail') or ''}")
+    if step.get("reason"):
+        parts.append(step["reason"])
+    return "; ".join(parts)

@@ -12,7 +12,7 @@ import typer
 from api.cli.call import Call, steps_of
 from api.cli.failure import FAILED, GOES_ON, INTERRUPTED
 from api.cli.follow import follow
-from api.cli.output import as_text, cell, clean, console, note, print_json, print_table, say
+from api.cli.output import cell, clean, console, note, print_json, print_table, say
 from api.cli.progress import FINAL, RunProgress, StepProgress
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ _REFRESH_PER_SECOND = 8
 
 def watch(call: Call, run: Mapping[str, Any], seconds: float | None) -> None:
     """Follow a run to its end, or for so many seconds; show it, and leave with the exit code that says how it is."""
-    if run["status"] not in _ENDED:
+    # Of a run that is over already a person sees the same: its events are still there.
+    if run["status"] not in _ENDED or not call.as_json:
         try:
             asyncio.run(_follow(call, run, seconds))
         except KeyboardInterrupt:
@@ -49,6 +50,11 @@ def print_run(run: Mapping[str, Any]) -> None:
     """A run with its steps."""
     say(f"Run {run['id']} of {run['workflow']} (version {run['workflow_version']}): {run['status']}")
     print_table(steps_of(run), ("step", "status", "attempts", "seconds", "detail"), "It has no steps.")
+    for step in run["steps"]:
+        if step["status"] == "outcome_unknown":
+            note(
+                f"Say what became of it: reflux runs resolve {run['id']} {step['id']} --outcome succeeded|failed|retry"
+            )
     _print_result(run)
 
 
@@ -101,13 +107,13 @@ def _table(progress: RunProgress) -> "Table":
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("step", "status", "attempts", "time", ""):
+    for name in ("step", "status", "done", "time", ""):
         made.add_column(name, overflow="fold")
     for step in progress.steps.values():
         made.add_row(
             cell(step.id),
             cell(step.status),
-            cell(as_text(step.attempts or None)),
+            cell(_attempts(step) or None),
             cell(_duration(step) or None),
             clean(step.detail).replace("[", r"\["),
         )

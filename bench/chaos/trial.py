@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Trial:
     server: RefluxServer
     called: CalledServer
     plan: Plan
-    outage: Callable[[], Awaitable[None]] | None = None
+    outage: Callable[[], Coroutine[Any, Any, None]] | None = None
     say: Callable[[str], None] = lambda _: None
     accepted: dict[str, int] = field(default_factory=dict)
     kills: list[Kill] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Trial:
         async with Client(self.server.url) as client:
             await client.call("POST", "/workflows", spec)
             loading = asyncio.create_task(self._load(client))
-            others = [asyncio.create_task(self.outage())] if self.outage else []
+            others: list[asyncio.Task[None]] = [asyncio.create_task(self.outage())] if self.outage else []
             others.append(asyncio.create_task(self._kill_database()))
             await self._kill()
             await loading

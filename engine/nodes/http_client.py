@@ -51,7 +51,7 @@ class HttpClient:
         max_connections: open at once; further requests wait for one.
     """
 
-    def __init__(self, policy: EgressPolicy, tls: ssl.SSLContext | None = None, max_connections: int = 1_000) -> None:
+    def __init__(self, policy: EgressPolicy, tls: ssl.SSLContext | None = None, max_connections: int = 10_000) -> None:
         self.policy = policy
         self._tls = tls
         self._max_connections = max_connections

@@ -74,7 +74,9 @@ def finished(api: httpx.Client, run_id: str, seconds: float = 15.0) -> dict[str,
     raise AssertionError(f"run {run_id} is still {run['status']} after {seconds} s")
 
 
-def one_step(name: str, node: str = "transform.map", with_: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+def one_step(
+    name: str, node: str = "transform.map", with_: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
     """A workflow with the step `only`, whose output is the workflow's `result`."""
     step = {"id": "only", "node": node, "with": with_ or {"value": "{{ input.x }}"}, **more}
     return {"name": name, "steps": [step], "outputs": {"result": "{{ steps.only.output }}"}}

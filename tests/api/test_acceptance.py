@@ -20,7 +20,11 @@ def four_steps(name: str, target: Target) -> dict[str, Any]:
                 "node": "http.request",
                 "with": {"url": f"{target.url}/data/{name}", "query": {"value": "{{ input.value }}"}},
             },
-            {"id": "shape", "node": "transform.map", "with": {"value": {"twice": "{{ steps.fetch.output.body.value * 2 }}"}}},
+            {
+                "id": "shape",
+                "node": "transform.map",
+                "with": {"value": {"twice": "{{ steps.fetch.output.body.value * 2 }}"}},
+            },
             {"id": "large", "node": "flow.if", "with": {"condition": "{{ steps.shape.output.twice > 10 }}"}},
             {
                 "id": "send",

@@ -4,6 +4,7 @@ import os
 import subprocess
 import threading
 import time
+from typing import Any
 
 import httpx
 
@@ -57,6 +58,7 @@ def test_stop_with_a_stream_and_a_hanging_step_and_start_again(target: Target) -
             hangs = execute(api, "hangs", wait=0)
             target.wait_for("/hang/lifecycle")
         ended: list[str] = []
+        waited: list[dict[str, Any]] = []
 
         def watch() -> None:
             with _client(server) as api, api.stream("GET", f"/runs/{hangs['id']}/stream") as stream:
@@ -68,15 +70,15 @@ def test_stop_with_a_stream_and_a_hanging_step_and_start_again(target: Target) -
 
         def wait() -> None:
             with _client(server) as api:
-                try:
-                    execute(api, "hangs", wait=60)
-                except (httpx.TransportError, AssertionError):
-                    pass
+                waited.append(execute(api, "hangs", wait=60))
 
         threads = [threading.Thread(target=watch), threading.Thread(target=wait)]
         for thread in threads:
             thread.start()
         target.wait_for("/hang/lifecycle", 2)
+        deadline = time.monotonic() + 10
+        while not any(line.startswith("data:") for line in ended) and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert server.process is not None
         begun = time.monotonic()
         assert server.stop() == 0
@@ -85,6 +87,7 @@ def test_stop_with_a_stream_and_a_hanging_step_and_start_again(target: Target) -
             thread.join(5)
             assert not thread.is_alive()
         assert any(line.startswith("data:") for line in ended)
+        assert [run["status"] for run in waited] == ["running"], "the caller is told that the run is accepted"
         assert "Traceback" not in server.log, server.log[-3000:]
 
         server.start()
@@ -92,7 +95,8 @@ def test_stop_with_a_stream_and_a_hanging_step_and_start_again(target: Target) -
             assert api.get(f"/runs/{done['id']}").json() == done
             assert api.get("/traces", params={"run_id": done["id"]}).json()["items"]
             target.wait_for("/hang/lifecycle", 4)  # both are taken up again: a GET may be repeated
-            assert api.post(f"/runs/{hangs['id']}/cancel").json()["status"] == "cancelled"
+            for run in (hangs, *waited):
+                assert api.post(f"/runs/{run['id']}/cancel").json()["status"] == "cancelled"
 
 
 def test_without_a_home_variable(tmp_path_factory: object) -> None:

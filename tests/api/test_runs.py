@@ -64,7 +64,9 @@ class TestLists:
         second = shown[runs[1]]["created_at"]
         assert ids(workflow=name, **{"from": second}) == runs[:0:-1]
         assert ids(workflow=name, to=second) == runs[:1]
-        assert ids(workflow=name, **{"from": "0001-01-01T00:00:00+14:00", "to": "9999-12-31T23:59:59-14:00"}) == runs[::-1]
+        assert (
+            ids(workflow=name, **{"from": "0001-01-01T00:00:00+14:00", "to": "9999-12-31T23:59:59-14:00"}) == runs[::-1]
+        )
         assert ids(workflow=name, to="2020-01-01T00:00:00") == []
 
     def test_pages_are_stable_while_runs_arrive(self, api: httpx.Client, name: str) -> None:

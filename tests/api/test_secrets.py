@@ -23,7 +23,13 @@ SECRETS = {
     "HEADER_KEY": 'quote"S3cret\\Value-0005',
 }
 USES: dict[str, dict[str, Any]] = {
-    "header": {"headers": {"X-Token": "{{ secrets.HEADER_KEY }}", "X-Other": "{{ secrets.HEADER_TOKEN }}", "X-Mixed": "v1 {{ secrets.BEARER_TOKEN }} end"}},
+    "header": {
+        "headers": {
+            "X-Token": "{{ secrets.HEADER_KEY }}",
+            "X-Other": "{{ secrets.HEADER_TOKEN }}",
+            "X-Mixed": "v1 {{ secrets.BEARER_TOKEN }} end",
+        }
+    },
     "bearer": {"auth": {"type": "bearer", "token": "{{ secrets.BEARER_TOKEN }}"}},
     "basic": {"auth": {"type": "basic", "username": "ada", "password": "{{ secrets.BASIC_PASSWORD }}"}},
     "query": {"auth": {"type": "api_key", "name": "k", "value": "{{ secrets.QUERY_KEY }}", "in": "query"}},
@@ -97,7 +103,9 @@ def test_the_secrets_were_sent(used: Any, target: Target) -> None:
 
 def test_runs_ended_as_the_server_answered(used: Any) -> None:
     _, api, runs = used
-    ended = {api.get(f"/runs/{run_id}").json()["workflow"]: api.get(f"/runs/{run_id}").json()["status"] for run_id in runs}
+    ended = {
+        api.get(f"/runs/{run_id}").json()["workflow"]: api.get(f"/runs/{run_id}").json()["status"] for run_id in runs
+    }
     assert {name for name, status in ended.items() if status == "completed"} == {f"use_{kind}_200" for kind in USES}
 
 
@@ -106,7 +114,9 @@ def test_no_answer_has_one(used: Any) -> None:
     paths = ["/secrets", "/audit?limit=100", "/traces?limit=100", "/runs?limit=100", "/workflows?limit=100"]
     paths += [f"/insights/{one}" for one in ("reliability", "failures", "latency", "cost", "trends")]
     for run_id in runs:
-        paths += [f"/runs/{run_id}{rest}" for rest in ("", "/events?limit=100", "/stream", "/export", "/export?format=csv")]
+        paths += [
+            f"/runs/{run_id}{rest}" for rest in ("", "/events?limit=100", "/stream", "/export", "/export?format=csv")
+        ]
     seen = 0
     for path in paths:
         answer = api.get(path)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,12 +81,10 @@ class Reader:
                     assert line in self.output, f"{where}: {line!r} is not in\n{self.output}"
 
     def close(self) -> None:
-        self.stop_server()
         for process in self.processes:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-            except ProcessLookupError:
-                continue
+        self.stop_server()
 
     def stop_server(self) -> None:
         if self.server is not None:

@@ -1,5 +1,6 @@
 """The tutorial and every how-to do what they say."""
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,8 +39,6 @@ def test_page(page: Path, tmp_path: Path, home: Path) -> None:
 
 
 async def test_page_about_servers(postgres: EmbeddedPostgres, tmp_path: Path, home: Path) -> None:
-    import asyncio
-
     name = f"docs_{SystemClock().new_id().hex}"
     admin = await asyncpg.connect(postgres.dsn())
     await admin.execute(f"CREATE DATABASE {name}")

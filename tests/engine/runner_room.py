@@ -169,7 +169,15 @@ async def open_room(
         journal = PostgresJournal(dsn, Objects.open(directory / "objects"))
         stack.push_async_callback(journal.aclose)
         registry = NodeRegistry()
-        for version in [*builtin_nodes(EgressPolicy(["127.0.0.0/8"])), *log.nodes(), fails_until, kill_child, sleep, spin, stubborn]:
+        for version in [
+            *builtin_nodes(EgressPolicy(["127.0.0.0/8"])),
+            *log.nodes(),
+            fails_until,
+            kill_child,
+            sleep,
+            spin,
+            stubborn,
+        ]:
             registry.register(version)
         stack.push_async_callback(registry.aclose)
         evaluator = Evaluator()
@@ -179,9 +187,7 @@ async def open_room(
         stack.push_async_callback(performer.aclose)
 
         def of_run(stored: StoredRun) -> Program:
-            return compile_program(
-                WorkflowSpec.model_validate(stored.spec), registry.resolve, stored.record.pins
-            )
+            return compile_program(WorkflowSpec.model_validate(stored.spec), registry.resolve, stored.record.pins)
 
         commits: list[Sequence[RunWrite]] = []
         engine = Engine(

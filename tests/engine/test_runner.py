@@ -10,7 +10,7 @@ import pytest
 from core.run import NO_ITEM, RunStatus, StepStatus
 from engine.state import RunState
 from tests.conftest import ManualClock
-from tests.engine.runner_room import Log, Room, begun, ends, open_room
+from tests.engine.runner_room import Room, begun, ends, open_room
 
 
 @pytest.fixture
@@ -67,7 +67,9 @@ async def test_a_step_starts_only_when_what_it_needs_is_done(room: Room) -> None
 
 
 async def test_a_failed_step_fails_the_run_and_cancels_the_others(room: Room) -> None:
-    state = await room.run({"steps": [step("bad", "test.fail"), step("slow", "test.gate"), work("after", needs=["bad"])]})
+    state = await room.run(
+        {"steps": [step("bad", "test.fail"), step("slow", "test.gate"), work("after", needs=["bad"])]}
+    )
     assert statuses(state) == {"bad": "failed", "slow": "cancelled", "after": "cancelled"}
     assert state.error is not None
     assert (state.error["class"], state.error["step"]) == ("network", "bad")

@@ -190,7 +190,9 @@ async def test_lost_attempts_are_capped_and_do_not_count_as_retries(database: st
 
 async def test_user_retries_are_counted_apart_from_lost_attempts(database: str, tmp_path: Path) -> None:
     log = Log()
-    failing = step("gate", "test.gate", retry={"max_attempts": 2, "initial": "10ms", "on": ["timeout"]}, timeout="300ms")
+    failing = step(
+        "gate", "test.gate", retry={"max_attempts": 2, "initial": "10ms", "on": ["timeout"]}, timeout="300ms"
+    )
     run_id = await die_often(database, tmp_path, log, {"steps": [failing]}, 3)
     async with open_room(database, tmp_path, log=log, exclusive=True) as room:
         events = await room.ended(run_id)
@@ -240,11 +242,15 @@ async def test_a_foreach_goes_on_where_it_was(database: str, tmp_path: Path) -> 
     each["with"] = {"value": "{{ item }}", "seconds": "{{ item < 50 ? 0.0 : 30.0 }}"}
     items = list(range(52)) + [1] * 100
     async with open_room(database, tmp_path, log=log) as first:
-        run_id = (await first.submit({"steps": [each], "outputs": {"v": "{{ steps.each.output }}"}}, {"items": items})).state.record.id
+        run_id = (
+            await first.submit({"steps": [each], "outputs": {"v": "{{ steps.each.output }}"}}, {"items": items})
+        ).state.record.id
         await first.until(lambda: len(log.calls) > 100)
         await asyncio.sleep(0.1)
         await crash(first)
-        done = {one.item for one in await first.journal.events(run_id, 0, 9999) if one.type is EventType.ATTEMPT_SUCCEEDED}
+        done = {
+            one.item for one in await first.journal.events(run_id, 0, 9999) if one.type is EventType.ATTEMPT_SUCCEEDED
+        }
         repeated = len(log.calls)
         async with open_room(database, tmp_path, log=log, exclusive=True) as second:
             await second.until(lambda: log.open == 2 and len(log.calls) >= 154)
