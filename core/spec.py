@@ -29,7 +29,11 @@ class Retry(_Part):
     factor: float = Field(2.0, ge=1, le=100)
     max: Duration = Field(30.0, description="Longest delay; a longer `Retry-After` of the other side is honoured.")
     jitter: bool = Field(True, description="Draw each delay between half and the whole of its value.")
-    on: frozenset[ErrorClass] = Field(TRANSIENT, description="Error classes that are retried.")
+    on: frozenset[ErrorClass] = Field(
+        TRANSIENT,
+        description="Error classes that are retried. When an unsafe effect may have happened already (a POST that "
+        "timed out), it is repeated only if its error class is named here.",
+    )
 
 
 class UseStep(_Part):
@@ -73,5 +77,5 @@ class WorkflowSpec(_Part):
     policies: Policies = Policies()
 
     def to_json(self) -> dict[str, Any]:
-        """The spec as it goes over the wire, without what is default."""
-        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        """The spec as it goes over the wire: what was said, without what was left to its default."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)

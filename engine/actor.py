@@ -16,23 +16,24 @@ from typing import Any
 import structlog
 
 from core.clock import Clock
-from core.errors import Conflict, ErrorClass, RefluxError, StepError, Unavailable
-from core.journal import RunWrite
+from core.errors import Conflict, ErrorClass, StepError, Unavailable
 from core.json import JsonValue
 from core.manifest import Effect
-from core.run import NO_ITEM, EventType, RunEvent, RunStatus, StepStatus
+from core.run import NO_ITEM, EventType, StepStatus
 from core.trace import TraceStatus
 from engine import plan
 from engine.attempt import Attempt, Attempts
 from engine.commit import Commit, GroupCommit
 from engine.elements import Elements
-from engine.fold import apply
+from engine.inbox import Inbox
 from engine.node.version import Lane
 from engine.outcome import Outcome, error_json, trace_json
 from engine.plan import Move
 from engine.program import Program
 from engine.retry import MAX_LOST, delay_before_next
+from engine.run_log import RunLog
 from engine.state import RunState, TaskState
+from engine.timers import Timers
 
 _log = structlog.get_logger(__name__)
 
@@ -59,20 +60,15 @@ class RunActor:
     def __init__(self, environment: ActorEnvironment, program: Program, state: RunState) -> None:
         self._env = environment
         self._program = program
+        self._log = RunLog(environment.clock, environment.commit, state)
         self.state = state
-        self._fresh = state.seq == 0
-        self._inbox: deque[Callable[[], None]] = deque()
-        self._inbox_filled = asyncio.Event()
+        self._inbox = Inbox()
         self._ready: deque[tuple[str, Move]] = deque()
         self._again: deque[tuple[str, int]] = deque()
         self._elements: dict[str, Elements] = {}
         self._running: dict[tuple[str, int], tuple[Attempt, asyncio.Task[None] | None]] = {}
-        self._timers: dict[tuple[str, int], asyncio.TimerHandle] = {}
+        self._timers = Timers(lambda key: self._inbox.post(lambda: self._due(*key)))
         self._deadline: asyncio.TimerHandle | None = None
-        self._pending: list[RunEvent] = []
-        self._written_status: RunStatus | None = None
-        self._first_commit: Commit | None = None
-        self._last_commit: Commit | None = None
         self.created: asyncio.Future[Commit] = asyncio.get_running_loop().create_future()
         self.done: asyncio.Future[RunState] = asyncio.get_running_loop().create_future()
 
@@ -86,6 +82,11 @@ class RunActor:
         if self.created.cancelled():
             raise Unavailable("the server is stopping; whether the run was accepted is not known, ask again")
         await self.created.result().wait()
+
+    async def settled(self) -> None:
+        """Wait until nothing of this run is on its way to the journal any more. Raises Fenced."""
+        if self._log.last is not None:
+            await self._log.last.wait()
 
     async def quiet(self) -> None:
         """Wait until no node is at work for this run."""
@@ -111,67 +112,52 @@ class RunActor:
         return self._ask(lambda: self._resolve_unknown(step_id, item, outcome, output))
 
     def reject(self, reason: str) -> None:
-        """The journal refuses what the last events hold: end the run with an error that says so."""
-        self._post(lambda: self._fail(StepError(ErrorClass.INTERNAL, reason), None))
+        """End the run with an error: the journal refuses what it holds, or the engine cannot go on with it."""
+        self._inbox.post(lambda: self._fail(StepError(ErrorClass.INTERNAL, reason), None))
 
     def _ask(self, act: Callable[[], None]) -> "asyncio.Future[None]":
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
         def perform() -> None:
-            try:
-                if self.state.status.final:
-                    raise Conflict(f"the run is {self.state.status.value} already")
-                act()
-            except RefluxError as error:
-                answer.set_exception(error)
-                return
-            commit = self._flush()
-            if commit is None:
-                answer.set_result(None)
-            else:
-                waiting = asyncio.ensure_future(commit.wait())
-                waiting.add_done_callback(lambda done: _pass_on(done, answer))
+            if self.state.status.final:
+                raise Conflict(f"the run is {self.state.status.value} already")
+            act()
 
+        answer = self._inbox.ask(perform, self._log.flush)
         if self.done.done():
-            answer.set_exception(Conflict("the run has ended already"))
-        else:
-            self._post(perform)
+            self._inbox.perform()
         return answer
-
-    def _post(self, message: Callable[[], None]) -> None:
-        self._inbox.append(message)
-        self._inbox_filled.set()
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
     async def drive(self) -> None:
         """Take the run to its end. Raises Fenced when another engine has taken over."""
         try:
-            if self._fresh:
-                self._emit(EventType.RUN_CREATED, data={"workflow_version": self.state.record.workflow_version})
+            if self._log.fresh:
+                self._log.emit(EventType.RUN_CREATED, data={"workflow_version": self.state.record.workflow_version})
             else:
                 await self._recover()
                 # Counted for good before anything runs again: what runs next may be what kills the process.
-                commit = self._flush()
+                commit = self._log.flush()
                 assert commit is not None
                 await commit.wait()
             self._set_deadline()
+            self._inbox.perform()
             if not self.state.status.final:
                 self._ready = deque(plan.all_moves(self._program.graph, self.state))
             while not self.state.status.final:
                 await self._advance()
                 if not self.state.status.final and self.state.open == 0:
                     await self._complete()
-                commit = self._flush()
+                commit = self._log.flush()
                 if commit is not None and not self.created.done():
                     self.created.set_result(commit)
                 if not self.state.status.final:
-                    await self._take_messages()
-            self._flush()
-            if self._last_commit is not None:
-                await self._last_commit.wait()
+                    await self._inbox.filled()
+                    self._inbox.perform()
+            self._log.flush()
+            if self._log.last is not None:
+                await self._log.last.wait()
             self.done.set_result(self.state)
-            self._take_last_messages()
+            self._inbox.perform()
         finally:
             self._abandon()
 
@@ -191,68 +177,9 @@ class RunActor:
                 return
             turns += 1
             if turns % _STEPS_PER_TURN == 0:
-                self._flush()
+                self._log.flush()
                 await asyncio.sleep(0)
-                while self._inbox:
-                    self._inbox.popleft()()
-
-    async def _take_messages(self) -> None:
-        if not self._inbox:
-            self._inbox_filled.clear()
-            await self._inbox_filled.wait()
-        while self._inbox and not self.state.status.final:
-            self._inbox.popleft()()
-
-    def _take_last_messages(self) -> None:
-        while self._inbox:
-            self._inbox.popleft()()
-
-    def _emit(
-        self,
-        kind: EventType,
-        step_id: str | None = None,
-        item: int = NO_ITEM,
-        attempt: int = 0,
-        data: dict[str, Any] | None = None,
-        payload: JsonValue = None,
-        encoded: bytes | None = None,
-    ) -> None:
-        state = self.state
-        event = RunEvent(
-            run_id=state.record.id,
-            seq=state.seq + 1,
-            type=kind,
-            at=self._env.clock.now(),
-            step_id=step_id,  # type: ignore[arg-type]
-            item=item,
-            attempt=attempt,
-            data=data or {},
-            payload=payload,
-            encoded=encoded,
-        )
-        apply(state, event)
-        self._pending.append(event)
-
-    def _flush(self) -> Commit | None:
-        """Hand what was emitted to the group commit."""
-        if self._pending:
-            state = self.state
-            moved = state.status is not self._written_status
-            write = RunWrite(
-                run_id=state.record.id,
-                events=tuple(self._pending),
-                status=state.status if moved else None,
-                created=state.record if self._fresh else None,
-                finished_at=state.finished_at,
-                error=state.error,
-            )
-            self._last_commit = self._env.commit.submit(write)
-            if self._first_commit is None:
-                self._first_commit = self._last_commit
-            self._pending.clear()
-            self._written_status = state.status
-            self._fresh = False
-        return self._last_commit
+                self._inbox.perform()
 
     # --- steps ---------------------------------------------------------------------------------------------------
 
@@ -273,9 +200,9 @@ class RunActor:
                     return
             if step.foreach is not None:
                 elements = Elements.of(await attempts.resolve(step.foreach, self.state), step.step.concurrency)
-                self._emit(EventType.FOREACH_EXPANDED, step_id, data={"size": elements.size})
+                self._log.emit(EventType.FOREACH_EXPANDED, step_id, data={"size": elements.size})
                 self._elements[step_id] = elements
-                self._finish_elements(step_id)
+                self._settle_elements(step_id, None)
                 return
         except StepError as error:
             self._end(attempts.stillborn(step, step_id, NO_ITEM, 1), attempts.never_ran(error))
@@ -303,8 +230,8 @@ class RunActor:
         }
         if attempt.due_at is not None:
             data["due_at"] = attempt.due_at.isoformat()
-        self._emit(EventType.ATTEMPT_STARTED, step_id, item, number, data)
-        commit = self._flush()
+        self._log.emit(EventType.ATTEMPT_STARTED, step_id, item, number, data)
+        commit = self._log.flush()
         if attempt.due_at is not None:
             self._running[step_id, item] = (attempt, None)
             self._set_timer(step_id, item)
@@ -312,14 +239,14 @@ class RunActor:
             # An effect must not happen before the journal knows that it may have. What is pure waits for the run to be
             # known: a node that kills the process must not do so again for each client that tries again.
             careful = attempt.effect is not Effect.PURE or self.state.recoveries >= _CAREFUL_AFTER
-            first = commit if careful else self._first_commit
+            first = commit if careful else self._log.first
             self._running[step_id, item] = (attempt, asyncio.create_task(self._run_attempt(attempt, first)))
 
     async def _run_attempt(self, attempt: Attempt, first: Commit | None) -> None:
         if first is not None:
             await first.wait()
         outcome = await self._env.attempts.perform(attempt, self.state)
-        self._post(lambda: self._ended(attempt, outcome))
+        self._inbox.post(lambda: self._ended(attempt, outcome))
 
     def _ended(self, attempt: Attempt, outcome: Outcome) -> None:
         current = self._running.get((attempt.step_id, attempt.item))
@@ -333,7 +260,7 @@ class RunActor:
         trace = trace_json(attempt.facts, outcome)
         error = outcome.error
         if error is None:
-            self._emit(
+            self._log.emit(
                 EventType.ATTEMPT_SUCCEEDED,
                 step_id,
                 item,
@@ -346,13 +273,11 @@ class RunActor:
             return
         task = self.state.steps[step_id].tasks.get(item)
         lost = task.lost if task else 0
-        delay = delay_before_next(
-            self._program.steps[step_id].retry,
-            attempt.number - lost,
-            error.error_class,
-            error.retry_after,
-            self._env.clock.random(),
-        )
+        policy = self._program.steps[step_id].retry
+        delay = None
+        if policy.repeats(error.error_class, attempt.effect, error.outcome_unknown):
+            chance = self._env.clock.random()
+            delay = delay_before_next(policy, attempt.number - lost, error.error_class, error.retry_after, chance)
         self._failed(attempt, trace, error, "fail" if delay is None else "retry", delay or 0.0)
         if delay is None:
             self._task_settled(step_id, item)
@@ -371,7 +296,7 @@ class RunActor:
             data["lost"] = True
         if what_next == "retry":
             data["retry_at"] = (self._env.clock.now() + timedelta(seconds=delay)).isoformat()
-        self._emit(EventType.ATTEMPT_FAILED, attempt.step_id, attempt.item, attempt.number, data)
+        self._log.emit(EventType.ATTEMPT_FAILED, attempt.step_id, attempt.item, attempt.number, data)
         if what_next == "retry":
             self._set_timer(attempt.step_id, attempt.item)
 
@@ -380,10 +305,10 @@ class RunActor:
             self._settled(step_id)
         else:
             self._elements[step_id].finish()
-            self._finish_elements(step_id)
+            self._settle_elements(step_id, self.state.steps[step_id].tasks[item])
 
     def _skip(self, step_id: str, reason: str) -> None:
-        self._emit(EventType.STEP_SKIPPED, step_id, data={"reason": reason})
+        self._log.emit(EventType.STEP_SKIPPED, step_id, data={"reason": reason})
         self._settled(step_id)
 
     def _settled(self, step_id: str) -> None:
@@ -392,7 +317,7 @@ class RunActor:
         if fatal is not None:
             error = self.state.steps[fatal].error or {}
             self._cancel_attempts("another step failed")
-            self._emit(EventType.RUN_FAILED, data={"error": error})
+            self._log.emit(EventType.RUN_FAILED, data={"error": error})
         else:
             self._ready.extend(plan.moves_after(self._program.graph, self.state, (step_id,)))
 
@@ -407,22 +332,22 @@ class RunActor:
                 return step_id, item
         return None
 
-    def _finish_elements(self, step_id: str) -> None:
-        """Complete or fail a `foreach` when its elements allow it."""
+    def _settle_elements(self, step_id: str, ended: TaskState | None) -> None:
+        """Complete or fail a `foreach`, when the element that ended now allows it."""
         step = self.state.steps[step_id]
-        links = self._program.graph.nodes[step_id].links
-        if not links.continues:
-            broken = next((task for task in step.tasks.values() if task.status is StepStatus.FAILED), None)
-            if broken is not None:
-                self._elements.pop(step_id)
-                self._cancel_attempts("another element failed", step_id)
-                self._again = deque(one for one in self._again if one[0] != step_id)
-                self._emit(EventType.STEP_FAILED, step_id, data={"error": broken.error})
-                self._settled(step_id)
-                return
-        if step.finished == step.size:
+        if (
+            ended is not None
+            and ended.status is StepStatus.FAILED
+            and not self._program.graph.nodes[step_id].links.continues
+        ):
             self._elements.pop(step_id)
-            self._emit(EventType.STEP_COMPLETED, step_id)
+            self._cancel_attempts("another element failed", step_id)
+            self._again = deque(one for one in self._again if one[0] != step_id)
+            self._log.emit(EventType.STEP_FAILED, step_id, data={"error": ended.error})
+            self._settled(step_id)
+        elif step.finished == step.size:
+            self._elements.pop(step_id)
+            self._log.emit(EventType.STEP_COMPLETED, step_id)
             self._settled(step_id)
 
     # --- time ----------------------------------------------------------------------------------------------------
@@ -430,15 +355,9 @@ class RunActor:
     def _set_timer(self, step_id: str, item: int) -> None:
         due_at = self.state.steps[step_id].tasks[item].due_at
         assert due_at is not None
-        delay = max(0.0, (due_at - self._env.clock.now()).total_seconds())
-        self._timers[step_id, item] = asyncio.get_running_loop().call_later(
-            # Wake at least daily: the wall clock may have been set meanwhile.
-            min(delay, 86_400.0),
-            lambda: self._post(lambda: self._due(step_id, item)),
-        )
+        self._timers.set((step_id, item), (due_at - self._env.clock.now()).total_seconds())
 
     def _due(self, step_id: str, item: int) -> None:
-        self._timers.pop((step_id, item), None)
         task = self.state.steps[step_id].tasks.get(item)
         if task is None or task.status is not StepStatus.WAITING or task.due_at is None:
             return
@@ -458,7 +377,7 @@ class RunActor:
         left = limit - (self._env.clock.now() - self.state.record.created_at).total_seconds()
         late = StepError(ErrorClass.TIMEOUT, f"the run took longer than its limit of {limit:g} s")
         self._deadline = asyncio.get_running_loop().call_later(
-            max(0.0, left), lambda: self._post(lambda: self._fail(late, None))
+            max(0.0, left), lambda: self._inbox.post(lambda: self._fail(late, None))
         )
 
     # --- ends ----------------------------------------------------------------------------------------------------
@@ -467,19 +386,19 @@ class RunActor:
         try:
             outputs = await self._env.attempts.resolve(self._program.outputs, self.state)
         except StepError as error:
-            self._emit(EventType.RUN_FAILED, data={"error": {**error_json(error), "step": None}})
+            self._log.emit(EventType.RUN_FAILED, data={"error": {**error_json(error), "step": None}})
             return
-        self._emit(EventType.RUN_COMPLETED, payload=outputs)
+        self._log.emit(EventType.RUN_COMPLETED, payload=outputs)
 
     def _fail(self, error: StepError, step_id: str | None) -> None:
         if not self.state.status.final:
             self._cancel_attempts(error.message)
-            self._emit(EventType.RUN_FAILED, data={"error": error_json(error, step_id or "")})
+            self._log.emit(EventType.RUN_FAILED, data={"error": error_json(error, step_id or "")})
 
     def _cancel(self, reason: str) -> None:
-        self._emit(EventType.CANCEL_REQUESTED, data={"reason": reason})
+        self._log.emit(EventType.CANCEL_REQUESTED, data={"reason": reason})
         self._cancel_attempts(reason)
-        self._emit(EventType.RUN_CANCELLED, data={"reason": reason})
+        self._log.emit(EventType.RUN_CANCELLED, data={"reason": reason})
 
     def _cancel_attempts(self, reason: str, only_step: str | None = None) -> None:
         """Cancel attempts in flight; each has its end recorded now, whether or not its node obeys."""
@@ -488,22 +407,21 @@ class RunActor:
             if task is not None:
                 task.cancel()
             outcome = self._env.attempts.ended_now(attempt, TraceStatus.CANCELLED)
-            self._emit(
+            self._log.emit(
                 EventType.ATTEMPT_CANCELLED,
                 attempt.step_id,
                 attempt.item,
                 attempt.number,
                 {"trace": trace_json(attempt.facts, outcome), "reason": reason},
             )
-        for key in [key for key in self._timers if only_step in (None, key[0])]:
-            self._timers.pop(key).cancel()
+        self._timers.cancel_all(only_step)
 
     def _resolve_unknown(self, step_id: str, item: int, outcome: str, output: JsonValue) -> None:
         step = self.state.steps.get(step_id)
         task = step.tasks.get(item) if step else None
         if task is None or task.status is not StepStatus.OUTCOME_UNKNOWN:
             raise Conflict(f"step {step_id!r} does not wait for its outcome to be told")
-        self._emit(EventType.STEP_RESOLVED, step_id, item, task.attempts, {"outcome": outcome}, output)
+        self._log.emit(EventType.STEP_RESOLVED, step_id, item, task.attempts, {"outcome": outcome}, output)
         if outcome == "retry":
             self._again.append((step_id, item))
         else:
@@ -513,7 +431,7 @@ class RunActor:
 
     async def _recover(self) -> None:
         """Take up a run whose owner died: attempts in flight are lost, timers are set again."""
-        self._emit(EventType.RUN_RECOVERED, data={"recoveries": self.state.recoveries + 1})
+        self._log.emit(EventType.RUN_RECOVERED, data={"recoveries": self.state.recoveries + 1})
         # First each attempt in flight gets its end, or is known to sleep: the run may fail with any of them, and then
         # none must be left without an end.
         given_up: list[str] = []
@@ -538,7 +456,8 @@ class RunActor:
         except StepError as error:
             self._fail(error, step_id)
             return
-        self._finish_elements(step_id)
+        tasks = self.state.steps[step_id].tasks.values()
+        self._settle_elements(step_id, next((task for task in tasks if task.status is StepStatus.FAILED), None))
 
     def _recover_task(self, step_id: str, item: int, task: TaskState) -> bool:
         """Take up one task; says whether it failed now because it was lost too often."""
@@ -567,17 +486,6 @@ class RunActor:
         for _, task in self._running.values():
             if task is not None:
                 task.cancel()
-        for timer in self._timers.values():
-            timer.cancel()
+        self._timers.cancel_all()
         if self._deadline is not None:
             self._deadline.cancel()
-
-
-def _pass_on(done: "asyncio.Future[None]", answer: "asyncio.Future[None]") -> None:
-    if answer.done():
-        return
-    error = done.exception()
-    if error is not None:
-        answer.set_exception(error)
-    else:
-        answer.set_result(None)

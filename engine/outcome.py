@@ -52,6 +52,8 @@ def error_json(error: StepError, step_id: str = "") -> dict[str, Any]:
         shown["step"] = step_id
     if error.detail:
         shown["detail"] = error.detail
+    if error.outcome_unknown:
+        shown["outcome_unknown"] = True
     return shown
 
 

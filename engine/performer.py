@@ -79,7 +79,9 @@ class Performer:
         scrubber = scrubber.extended(context.reported.sensitive)
         if not call.done():
             self._leave(call)
-            late = StepError(ErrorClass.TIMEOUT, f"not finished within {format_duration(context.timeout)}")
+            late = StepError(
+                ErrorClass.TIMEOUT, f"not finished within {format_duration(context.timeout)}", outcome_unknown=True
+            )
             return self._failed(started, late, scrubber, context)
         return self._ended(started, call, scrubber, context)
 
@@ -159,4 +161,5 @@ def _usage(context: StepContext) -> Usage:
 
 
 def _internal(error: BaseException) -> StepError:
-    return StepError(ErrorClass.INTERNAL, f"{type(error).__name__}: {str(error)[:500]}")
+    text = str(error)[:500].encode("utf-8", "replace").decode()
+    return StepError(ErrorClass.INTERNAL, f"{type(error).__name__}: {text}")

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from core.errors import TRANSIENT, ErrorClass
+from core.manifest import Effect
 from core.spec import Retry
 
-MAX_LOST = 5
+MAX_LOST = 10
 """How often an attempt may be lost with its worker before the step fails: a step that kills its process is poison."""
 
 MAX_RETRY_AFTER = 3600.0
@@ -14,7 +15,7 @@ MAX_RETRY_AFTER = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """See `core.spec.Retry`; times in seconds."""
+    """See `core.spec.Retry`; times in seconds. `chosen`: whether the spec names the error classes itself."""
 
     max_attempts: int = 1
     initial: float = 1.0
@@ -22,13 +23,31 @@ class RetryPolicy:
     max_delay: float = 30.0
     jitter: bool = True
     on: frozenset[ErrorClass] = TRANSIENT
+    chosen: bool = False
 
     @classmethod
     def of(cls, retry: Retry | None) -> "RetryPolicy":
         """The policy that a spec asks for; without one a step has a single attempt."""
         if retry is None:
             return cls()
-        return cls(retry.max_attempts, retry.initial, retry.factor, retry.max, retry.jitter, retry.on)
+        return cls(
+            max_attempts=retry.max_attempts,
+            initial=retry.initial,
+            factor=retry.factor,
+            max_delay=retry.max,
+            jitter=retry.jitter,
+            on=retry.on,
+            chosen="on" in retry.model_fields_set,
+        )
+
+    def repeats(self, error_class: ErrorClass, effect: Effect, outcome_unknown: bool) -> bool:
+        """Whether a failure of this kind may be repeated at all.
+
+        An unsafe effect that may have happened is repeated only if the spec names the error class: by default nobody
+        is charged twice.
+        """
+        doubtful = effect is Effect.UNSAFE and outcome_unknown
+        return error_class in self.on and (self.chosen or not doubtful)
 
 
 def delay_before_next(

@@ -5,6 +5,7 @@ holds is dropped, since the other has it now, and it starts a new life with a ne
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -14,7 +15,7 @@ from core.errors import RefluxError, Unavailable
 from core.ids import OwnerId, RunId
 from core.journal import Fenced, RunWrite, StoredRun
 from core.json import JsonValue
-from core.run import RunRecord
+from core.run import RunRecord, RunStatus
 from engine.actor import ActorEnvironment, RunActor
 from engine.attempt import Attempts
 from engine.commit import GroupCommit
@@ -29,6 +30,8 @@ LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 ADOPT_SECONDS = 2.0
 _ADOPT_BATCH = 200
+_MOST_FAULTS = 3
+"""How often the engine may stumble over a run before it ends it."""
 _GRACE_SECONDS = 2.5
 """How long a graceful stop waits for attempts in flight."""
 
@@ -58,8 +61,10 @@ class Engine:
         self._on_durable = on_durable
         self._exclusive = exclusive
         self._actors: dict[RunId, RunActor] = {}
-        self._drives: set[asyncio.Task[None]] = set()
+        self._drives: dict[RunId, asyncio.Task[None]] = {}
         self._unloaded: set[RunId] = set()
+        self._hopeless: dict[RunId, str] = {}
+        self._faults: Counter[RunId] = Counter()
         self._commit: GroupCommit | None = None
         self._life: asyncio.Task[None] | None = None
         self._alive = asyncio.Event()
@@ -140,6 +145,9 @@ class Engine:
                 return
             except* Fenced:
                 _log.warning("taken over by another engine; starting again", owner=str(owner))
+            except* Exception:  # noqa: BLE001 -- task boundary: the engine outlives its own faults
+                _log.exception("the engine stumbled; starting again", owner=str(owner))
+                await self._give_up(owner)
             await self._drop_actors()
             owner = await self._register_patiently()
 
@@ -157,6 +165,12 @@ class Engine:
                 for task in background:
                     task.cancel()
         await self._journal.release(owner)
+
+    async def _give_up(self, owner: OwnerId) -> None:
+        try:
+            await self._journal.release(owner)
+        except Unavailable as error:
+            _log.warning("the lease is left to expire", detail=error.detail)
 
     async def _register_patiently(self) -> OwnerId:
         while True:
@@ -192,7 +206,8 @@ class Engine:
     async def _take_up(self, run_id: RunId) -> None:
         try:
             stored = await self._journal.load(run_id)
-            prepared = None if stored is None else (state_of(stored), self._programs(stored))
+            # In a thread: compiling a very large workflow takes seconds.
+            prepared = None if stored is None else await asyncio.to_thread(self._prepared, stored)
         except Unavailable:
             raise
         except Exception as error:  # noqa: BLE001 -- task boundary: what one run holds must not stop all the others
@@ -202,7 +217,12 @@ class Engine:
             return
         self._unloaded.discard(run_id)
         if prepared is not None and not prepared[0].status.final and run_id not in self._actors:
-            self._drive(*prepared)
+            actor = self._drive(*prepared)
+            if run_id in self._hopeless:
+                actor.reject(self._hopeless.pop(run_id))
+
+    def _prepared(self, stored: StoredRun) -> tuple[RunState, Program]:
+        return state_of(stored), self._programs(stored)
 
     def _drive(self, state: RunState, program: Program) -> RunActor:
         assert self._commit is not None
@@ -210,9 +230,7 @@ class Engine:
         actor = RunActor(environment, program, state)
         run_id = state.record.id
         self._actors[run_id] = actor
-        task = asyncio.create_task(self._guard(run_id, actor))
-        self._drives.add(task)
-        task.add_done_callback(self._drives.discard)
+        self._drives[run_id] = asyncio.create_task(self._guard(run_id, actor))
         return actor
 
     async def _guard(self, run_id: RunId, actor: RunActor) -> None:
@@ -220,16 +238,43 @@ class Engine:
             await actor.drive()
         except Fenced:
             _log.warning("run given up to its new owner", run_id=str(run_id))
-        except Exception:  # noqa: BLE001 -- task boundary: a fault of the engine stops one run, not all
+        except Exception as error:  # noqa: BLE001 -- task boundary: a fault of the engine stops one run, not all
             _log.exception("run stopped by a fault of the engine; it is taken up again", run_id=str(run_id))
-            self._unloaded.add(run_id)
+            await self._note_fault(run_id, actor, error)
+        else:
+            self._faults.pop(run_id, None)
+            self._tell_end(actor.state)
         finally:
             if self._actors.get(run_id) is actor:
                 del self._actors[run_id]
+                del self._drives[run_id]
             actor.close()
 
+    async def _note_fault(self, run_id: RunId, actor: RunActor, error: Exception) -> None:
+        """Take the run up again once its journal stands still; after some faults, to end it."""
+        try:
+            await actor.settled()
+        except Fenced:
+            return
+        self._faults[run_id] += 1
+        if self._faults[run_id] >= _MOST_FAULTS:
+            del self._faults[run_id]
+            self._hopeless[run_id] = f"the engine cannot go on with this run ({type(error).__name__})"
+        self._unloaded.add(run_id)
+
+    def _tell_end(self, state: RunState) -> None:
+        if state.status is RunStatus.FAILED:
+            error = state.error or {}
+            _log.info(
+                "run failed",
+                run_id=str(state.record.id),
+                workflow=state.record.workflow,
+                step=error.get("step"),
+                error_class=error.get("class"),
+            )
+
     async def _drop_actors(self) -> None:
-        drives = set(self._drives)
+        drives = set(self._drives.values())
         for drive in drives:
             drive.cancel()
         if drives:
@@ -237,6 +282,9 @@ class Engine:
         self._unloaded.clear()
 
     def _reject(self, run_id: RunId, reason: str) -> None:
-        actor = self._actors.get(run_id)
-        if actor is not None:
-            actor.reject(reason)
+        """What the actor believes is not what the journal holds: read it back from there, and end it."""
+        drive = self._drives.get(run_id)
+        if drive is not None:
+            drive.cancel()
+        self._hopeless[run_id] = reason
+        self._unloaded.add(run_id)

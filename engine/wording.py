@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 _CLOSE_ENOUGH = 0.6
-_MAX_CANDIDATES = 5_000
+_MAX_CANDIDATES = 300
+"""Names that are compared in full; of more, those of the most similar length. Thousands of faults stay affordable."""
 _MAX_LENGTH = 200
 
 
@@ -15,11 +16,13 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """
     if not name or len(name) > _MAX_LENGTH:
         return None
-    candidates = [one for one, _ in zip(known, range(_MAX_CANDIDATES), strict=False) if one != name]
+    candidates = [one for one in known if one != name]
     folded = name.casefold()
     for one in candidates:
         if one.casefold() == folded:
             return one
+    if len(candidates) > _MAX_CANDIDATES:
+        candidates = sorted(candidates, key=lambda one: abs(len(one) - len(name)))[:_MAX_CANDIDATES]
     close = get_close_matches(folded, [one.casefold() for one in candidates], n=1, cutoff=_CLOSE_ENOUGH)
     if close:
         return next(one for one in candidates if one.casefold() == close[0])

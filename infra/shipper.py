@@ -22,6 +22,7 @@ from core.trace import TraceRow, TraceStatus, attempt_id
 _log = structlog.get_logger(__name__)
 
 BATCH_ROWS = 5_000
+_ROWS_PER_TURN = 100
 LINGER_SECONDS = 0.2
 """How long rows may gather before they are sent: many small parts are what ClickHouse likes least."""
 POLL_SECONDS = 1.0
@@ -47,6 +48,10 @@ class TraceSink(Protocol):
 
     async def insert(self, rows: Sequence[TraceRow], token: str) -> None:
         """Store the rows; the same token again changes nothing. Raises Unavailable when they may not be stored."""
+        ...
+
+    async def insert_missing(self, rows: Sequence[TraceRow], token: str) -> int:
+        """Store those of the rows that are not there, after an `insert` whose fate nobody knows."""
         ...
 
 
@@ -165,7 +170,10 @@ class TraceShipper:
                 orjson.dumps(end).decode(),
             )
         if found:
-            await self._sink.insert([_row(one) for one in found], _token(begin, end))
+            rows, token = await _rows(found), _token(begin, end)
+            await self._sink.insert(rows, token)
+            if at["pending"] is not None:
+                await self._sink.insert_missing(rows, token)
         await connection.execute(
             "UPDATE shipper_cursor SET tx = $2::text::xid8, run_id = $3::uuid, seq = $4, pending = NULL,"
             " updated_at = now() WHERE name = $1",
@@ -176,6 +184,16 @@ class TraceShipper:
         )
         self.shipped += len(found)
         return len(found)
+
+
+async def _rows(found: Sequence[Any]) -> list[TraceRow]:
+    """Trace rows of events. Runs get their turn in between: a full batch takes long enough for them to notice."""
+    rows: list[TraceRow] = []
+    for one in found:
+        rows.append(_row(one))
+        if len(rows) % _ROWS_PER_TURN == 0:
+            await asyncio.sleep(0)
+    return rows
 
 
 def _token(begin: tuple[Any, ...], end: dict[str, Any]) -> str:

@@ -125,6 +125,20 @@ class TraceStore:
         # The Arrow table is built in the write thread too: 20 µs for a row would hold the loop for too long.
         await self._clickhouse.write(lambda client: _insert(client, table_of(rows), token))
 
+    async def insert_missing(self, rows: Sequence[TraceRow], token: str) -> int:
+        """Store those rows whose attempts are not stored yet; returns how many that were.
+
+        For a batch whose fate is not known after a crash: ClickHouse notes a batch's token before its rows are there,
+        so a kill in between leaves a token that stands for nothing.
+        """
+        by_workspace: dict[str, list[TraceRow]] = {}
+        for row in rows:
+            by_workspace.setdefault(row.workspace, []).append(row)
+        added = 0
+        for workspace, own in by_workspace.items():
+            added += await self.insert_new(table_of(own), f"{token}-missing-{workspace}")
+        return added
+
     async def insert_new(self, table: Table, token: str) -> int:
         """Store the rows of an Arrow table (`columns.SCHEMA`, one workspace) whose attempts are not stored yet.
 

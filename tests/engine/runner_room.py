@@ -87,7 +87,17 @@ class Log:
             await self.gate.wait()
             return "through"
 
-        return [work, fail, gate, unsafe_gate]
+        @node("test.doubtful", version="1.0.0", effect="unsafe")
+        async def doubtful(context: StepContext) -> JsonValue:
+            note(context)
+            raise StepError(ErrorClass.NETWORK, "the answer never came", outcome_unknown=True)
+
+        @node("test.unspeakable", version="1.0.0", effect="idempotent")
+        async def unspeakable(context: StepContext) -> JsonValue:
+            note(context)
+            raise StepError(ErrorClass.UPSTREAM_4XX, "half a character", detail={"half": "\ud800"})
+
+        return [work, fail, gate, unsafe_gate, doubtful, unspeakable]
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.run import NO_ITEM, RunStatus, StepStatus
+from core.run import NO_ITEM, EventType, RunStatus, StepStatus
 from engine.state import RunState
 from tests.conftest import ManualClock
 from tests.engine.runner_room import Room, begun, ends, open_room
@@ -203,7 +203,7 @@ async def test_retries_back_off_by_the_clock(database: str, tmp_path: Path, manu
             waits.append((due - manual_clock.now()).total_seconds())
             manual_clock.advance(waits[-1])
             # The loop's own time has not moved: do what its timer would do.
-            actor._post(lambda: actor._due("s", NO_ITEM))
+            actor._inbox.post(lambda: actor._due("s", NO_ITEM))
         state = await asyncio.wait_for(actor.done, 5)
     # The manual clock draws 0.5, which is three quarters of the full delay.
     assert waits == [7.5, 22.5, 45.0]
@@ -254,6 +254,48 @@ async def test_a_write_that_the_journal_refuses_stops_one_run_only(room: Room) -
     assert await room.journal.load(bad.state.record.id) is None
     assert room.engine.active == 0
     assert (await room.run(spec)).status is RunStatus.COMPLETED
+
+
+async def test_a_run_whose_events_are_refused_is_read_back_and_ended(room: Room) -> None:
+    actor = await room.submit({"steps": [work("a"), step("b", "test.unspeakable", needs=["a"])]})
+    events = await room.ended(actor.state.record.id)
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert events[-1].type is EventType.RUN_FAILED
+    assert "refused" in events[-1].data["error"]["message"]
+    assert room.log.of("a") == [NO_ITEM]
+
+
+@pytest.mark.parametrize(
+    ("retry", "calls"),
+    [({"max_attempts": 3, "initial": "1ms"}, 1), ({"max_attempts": 3, "initial": "1ms", "on": ["network"]}, 3)],
+)
+async def test_an_unsafe_effect_that_may_have_happened_is_repeated_only_on_explicit_wish(
+    room: Room, retry: dict[str, Any], calls: int
+) -> None:
+    state = await room.run({"steps": [step("pay", "test.doubtful", retry=retry)]})
+    assert state.status is RunStatus.FAILED
+    assert state.error is not None
+    assert state.error["outcome_unknown"] is True
+    assert len(room.log.calls) == calls
+
+
+async def test_foreach_over_ten_thousand_items_with_failures(room: Room) -> None:
+    spec = {
+        "steps": [
+            step(
+                "each",
+                "transform.map",
+                foreach="{{ input.items }}",
+                concurrency=100,
+                on_error="continue",
+                **{"with": {"value": "{{ 100 / item }}"}},
+            )
+        ],
+        "outputs": {"all": "{{ steps.each.output }}"},
+    }
+    state = await room.run(spec, {"items": [i % 50 for i in range(10_000)]}, seconds=60)
+    assert state.status is RunStatus.COMPLETED
+    assert sum(1 for one in state.outputs["all"] if isinstance(one, dict) and "error" in one) == 200
 
 
 async def test_a_run_is_accepted_once_for_one_id(room: Room) -> None:

@@ -32,7 +32,7 @@ async def crash(room: Room) -> None:
     """Leave the engine as a kill would: nothing more is written, nobody is told."""
     life = room.engine._life
     assert life is not None
-    for task in [life, *room.engine._drives]:
+    for task in [life, *room.engine._drives.values()]:
         task.cancel()
     await asyncio.wait([life])
     await room.engine._drop_actors()

@@ -46,6 +46,12 @@ class Sink:
         if self.stall is not None:
             await self.stall.wait()
 
+    async def insert_missing(self, rows: Sequence[TraceRow], token: str) -> int:
+        known = {row.attempt_id for row in self.rows}
+        missing = [row for row in rows if row.attempt_id not in known]
+        self.rows += missing
+        return len(missing)
+
     def keys(self) -> list[tuple[str, int]]:
         return [(row.run_id, row.attempt) for row in self.rows]
 
@@ -261,3 +267,20 @@ async def test_caught_up_waits_for_what_is_in_the_journal_now(database: str, jou
             await journal.attempts(1)
             assert await shipper.caught_up(5)
             assert len(sink.rows) == number
+
+
+async def test_a_token_that_stands_for_nothing_loses_no_row(database: str, journal: Journal) -> None:
+    class Forgetful(Sink):
+        """Notes the first batch's token and dies before its rows are there."""
+
+        async def insert(self, rows: Sequence[TraceRow], token: str) -> None:
+            if not self.batches:
+                self.batches[token] = list(rows)
+                raise Unavailable("killed")
+            await super().insert(rows, token)
+
+    await journal.attempts(3)
+    sink = Forgetful()
+    async with running(database, sink) as shipper:
+        assert await shipper.caught_up(10)
+    assert sink.keys() == journal.written

@@ -115,3 +115,11 @@ async def test_calls_overlap_without_holding_the_loop(store: TraceStore, workspa
     ticking.cancel()
     assert ticks > 10
     assert await store.count(TraceFilter(workspace)) == 20_000
+
+
+async def test_insert_missing_fills_the_gaps_of_a_batch(store: TraceStore, workspace: str) -> None:
+    rows = [row(workspace, i) for i in range(10)]
+    await store.insert(rows[:4], f"{workspace}-part")
+    assert await store.insert_missing(rows, f"{workspace}-whole") == 6
+    assert await store.insert_missing(rows, f"{workspace}-whole") == 0
+    assert await store.count(TraceFilter(workspace)) == 10

@@ -15,8 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from core.clock import uuid7
 from infra.postgres.connection import create_engine, transaction
 from infra.postgres.migration import downgrade, migrate
-from infra.postgres.migrations import is_ours
-from infra.postgres.migrations import HEAD
+from infra.postgres.migrations import HEAD, is_ours
 from infra.postgres.partitions import drop_partitions_before, ensure_partitions, first_id, partition_name
 from infra.postgres.tables import ATTEMPT_END_TYPES, metadata
 
