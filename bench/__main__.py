@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,6 +214,11 @@ def _traces(home: Path) -> list[Row]:
     ]
 
 
+def figure(value: float) -> str:
+    """A figure as the table shows it."""
+    return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
+
+
 def _print(rows: list[Row], limits: dict[str, float]) -> None:
     console = Console(width=140)
     table = Table(title="REFLUX, everything persisted, fsync on")
@@ -228,7 +232,6 @@ def _print(rows: list[Row], limits: dict[str, float]) -> None:
         ("ratio", "right"),
     ):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
-    figure: Callable[[float], str] = lambda value: f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
     for row in rows:
         ratio = "" if row.limit is None else f"{row.value / row.limit:.2f}"
         table.add_row(

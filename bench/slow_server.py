@@ -1,4 +1,4 @@
-"""An HTTP server that answers after a while, for measuring what waiting costs: `python -m bench.slow_server PORT MS`."""
+"""An HTTP server that answers after a while, for measuring waits: `python -m bench.slow_server PORT MS`."""
 
 import asyncio
 import sys
