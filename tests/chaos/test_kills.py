@@ -96,7 +96,7 @@ async def test_a_node_that_kills_the_server_is_given_up(server: RefluxServer, cl
         if not server.alive:
             server.start()
             starts += 1
-            assert starts <= 12, "the server still dies"
+            assert starts <= 2 * MAX_LOST, "the server still dies"
         await asyncio.sleep(0.02)
     for run in await runs:
         assert (run["status"], run["error"]["class"]) == ("failed", "worker_lost")
