@@ -12,12 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.programs import Programs
 from core.clock import Clock
-from core.errors import Unavailable
+from core.errors import Fault, Invalid, Unavailable
 from core.journal import RunWrite
 from engine.attempt import Attempts
 from engine.expression.evaluator import Evaluator
 from engine.node.process import NodeProcesses
 from engine.node.registry import NodeRegistry
+from engine.nodes.ai import ai_nodes
+from engine.nodes.ai_price import Price, parse_prices
 from engine.nodes.builtin import builtin_nodes
 from engine.nodes.egress import EgressPolicy
 from engine.notices import Notices
@@ -28,6 +30,7 @@ from infra.clickhouse.insights import Insights
 from infra.clickhouse.traces import TraceStore
 from infra.clock import SystemClock
 from infra.home import Home
+from infra.llm.models import Models
 from infra.metrics import Metrics
 from infra.objects import Objects
 from infra.postgres.api_keys import ApiKeys
@@ -109,7 +112,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         secrets = Secrets(database, clock, _secret_key(settings))
         api_keys = ApiKeys(database, clock)
         first_key = await api_keys.ensure_first(settings.api_key.get_secret_value() if settings.api_key else None)
-        registry = _registry(settings)
+        registry = _registry(settings, clock)
         stack.push_async_callback(registry.aclose)
         evaluator = Evaluator()
         await evaluator.start()
@@ -182,13 +185,22 @@ def _secret_key(settings: Settings) -> SecretKey:
     return SecretKey.from_file(settings.home / "secret.key")
 
 
-def _registry(settings: Settings) -> NodeRegistry:
+def _registry(settings: Settings, clock: Clock) -> NodeRegistry:
     registry = NodeRegistry()
-    for version in builtin_nodes(EgressPolicy(str(network) for network in settings.egress_allow)):
+    egress = EgressPolicy(str(network) for network in settings.egress_allow)
+    for version in [*builtin_nodes(egress), *ai_nodes(Models(egress, clock), _prices(settings))]:
         registry.register(version)
     for source in settings.nodes:
         registry.load_module(Path(source) if source.endswith(".py") else source)
     return registry
+
+
+def _prices(settings: Settings) -> dict[str, Price]:
+    try:
+        return parse_prices(settings.model_prices or "{}")
+    except ValueError as error:
+        sentence = f"REFLUX_MODEL_PRICES is wrong at {error}"
+        raise Invalid(sentence, [Fault("$.model_prices", "bad_value", sentence)]) from None
 
 
 async def _keep_house(database: AsyncEngine, clock: Clock, settings: Settings) -> None:

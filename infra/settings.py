@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     events_retention_days: int = Field(30, ge=1, le=3_650, description="Days that finished runs are kept.")
     traces_retention_days: int = Field(90, ge=1, le=3_650, description="Days that traces are kept.")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1_024, le=256 * 1024 * 1024, description="Largest request body.")
+    model_prices: str | None = Field(
+        None, max_length=65_536, description="Prices of language models in USD per million tokens, as JSON."
+    )
     secret_key: SecretStr | None = Field(None, description="Base64 of the 32 bytes that secrets are encrypted with.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "console"

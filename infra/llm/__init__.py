@@ -1,0 +1,1 @@
+"""Language models over the providers' own clients."""
