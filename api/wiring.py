@@ -1,11 +1,12 @@
 """The composition root: the only place that knows every room and every adapter, and joins them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -51,6 +52,9 @@ _log = structlog.get_logger(__name__)
 
 _HOUSEKEEPING_SECONDS = 3600.0
 _PARTITIONS_AHEAD = 3
+_PATIENCE_SECONDS = 20.0
+_TRY_AGAIN_SECONDS = 0.5
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +99,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         home = settings.home
         stack.enter_context(Home(home))
         dsn, exclusive = await _database(settings, stack)
-        await migrate(dsn)
+        await _patiently(lambda: migrate(dsn))
         database = create_engine(dsn)
         stack.push_async_callback(database.dispose)
-        await _keep_house(database, clock, settings)
+        await _patiently(lambda: _keep_house(database, clock, settings))
         objects = Objects.open(home / "objects")
 
         target = settings.clickhouse_url.get_secret_value() if settings.clickhouse_url else home / "clickhouse"
@@ -111,7 +115,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
         secrets = Secrets(database, clock, _secret_key(settings))
         api_keys = ApiKeys(database, clock)
-        first_key = await api_keys.ensure_first(settings.api_key.get_secret_value() if settings.api_key else None)
+        chosen_key = settings.api_key.get_secret_value() if settings.api_key else None
+        first_key = await _patiently(lambda: api_keys.ensure_first(chosen_key))
         registry = _registry(settings, clock)
         stack.push_async_callback(registry.aclose)
         evaluator = Evaluator()
@@ -134,7 +139,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             metrics.committed(writes)
 
         engine = Engine(journal, clock, Attempts(clock, evaluator, performer), programs.of_run, on_durable, exclusive)
-        await engine.start()
+        await _patiently(engine.start)
         stack.push_async_callback(engine.stop)
         housekeeping = asyncio.create_task(_housekeeping(database, clock, settings))
         stack.callback(housekeeping.cancel)
@@ -159,6 +164,21 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             metrics=metrics,
             first_key=first_key,
         )
+
+
+async def _patiently(act: Callable[[], Awaitable[_T]]) -> _T:
+    """What needs the database, as soon as it is there: it may be starting at this moment, too.
+
+    Raises:
+        Unavailable: it does not come within `_PATIENCE_SECONDS`.
+    """
+    for _ in range(int(_PATIENCE_SECONDS / _TRY_AGAIN_SECONDS)):
+        try:
+            return await act()
+        except Unavailable as error:
+            _log.warning("waiting for the database", detail=error.detail)
+            await asyncio.sleep(_TRY_AGAIN_SECONDS)
+    return await act()
 
 
 async def _database(settings: Settings, stack: AsyncExitStack) -> tuple[str, bool]:

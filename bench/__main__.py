@@ -165,6 +165,30 @@ def _measure(service: Service, slow_port: int, seconds: float, limits: dict[str,
     ]
 
 
+def _many_active(service: Service) -> list[Row]:
+    """As many runs as wait on a server that does not answer."""
+    callers, each = 20, 500
+    port = free_port()
+    silent = subprocess.Popen(
+        [sys.executable, "-m", "bench.slow_server", str(port), "120000"], stdout=subprocess.DEVNULL
+    )
+    try:
+        step = {"id": "wait", "node": "http.request", "with": {"url": f"http://127.0.0.1:{port}/"}}
+        service.workflow({"name": "silent", "steps": [step]})
+        before = service.memory_mb()
+        request = post("127.0.0.1", service.port, "/api/v1/workflows/silent/execute", service.key, '{"input":{}}')
+        uvloop.run(load("127.0.0.1", service.port, request, callers, 120, b'"status"', each))
+        time.sleep(2)
+        active = service.active_runs()
+        return [
+            Row("active runs waiting on HTTP", active, "runs", ">= 10,000", callers * each, "submitted"),
+            Row("memory of each of them", (service.memory_mb() - before) * 1024 / active, "kB", ""),
+        ]
+    finally:
+        silent.terminate()
+        silent.wait()
+
+
 def _start_and_memory(home: Path) -> tuple[Service, list[Row]]:
     service = Service(home)
     service.start()
@@ -195,7 +219,7 @@ def main() -> None:
         try:
             service, rows = _start_and_memory(home / "h")
             try:
-                rows = [*_measure(service, slow_port, seconds, limits), *rows]
+                rows = [*_measure(service, slow_port, seconds, limits), *rows, *_many_active(service)]
             finally:
                 stop = service.stop()
             rows.append(Row("stop on SIGTERM", stop, "s", "<= 5"))

@@ -29,9 +29,10 @@ class Load:
 class _Caller(asyncio.Protocol):
     """One keep-alive connection that sends the next request when the answer is complete."""
 
-    def __init__(self, request: bytes, until: float, wanted: bytes) -> None:
+    def __init__(self, request: bytes, until: float, wanted: bytes, most: int) -> None:
         self._request = request
         self._until = until
+        self._most = most
         self._wanted = wanted
         self._buffer = b""
         self._sent_at = 0.0
@@ -58,9 +59,9 @@ class _Caller(asyncio.Protocol):
             return
         self._buffer = b""
         self.times.append((time.perf_counter() - self._sent_at) * 1000)
-        if not head.startswith(b"HTTP/1.1 200") or self._wanted not in rest:
+        if not head.startswith(b"HTTP/1.1 20") or self._wanted not in rest:
             self.errors += 1
-        if time.perf_counter() < self._until:
+        if time.perf_counter() < self._until and len(self.times) < self._most:
             self._send()
         else:
             self._transport.close()
@@ -70,13 +71,16 @@ class _Caller(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def load(host: str, port: int, request: bytes, callers: int, seconds: float, wanted: bytes) -> Load:
-    """Keep `callers` connections busy for `seconds`."""
+async def load(
+    host: str, port: int, request: bytes, callers: int, seconds: float, wanted: bytes, most: int = sys.maxsize
+) -> Load:
+    """Keep `callers` connections busy for `seconds`, each with at most `most` calls."""
     started = time.perf_counter()
     until = started + seconds
     loop = asyncio.get_running_loop()
     protocols = [
-        (await loop.create_connection(lambda: _Caller(request, until, wanted), host, port))[1] for _ in range(callers)
+        (await loop.create_connection(lambda: _Caller(request, until, wanted, most), host, port))[1]
+        for _ in range(callers)
     ]
     for one in protocols:
         await one.done

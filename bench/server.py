@@ -73,6 +73,11 @@ class Service:
         """Store a workflow."""
         self.http.post("/workflows", json=spec).raise_for_status()
 
+    def active_runs(self) -> int:
+        """How many runs the server drives now."""
+        answer = httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=30).raise_for_status().json()
+        return int(answer["active_runs"])
+
     def memory_mb(self) -> float:
         """Proportional set size of the server and all processes that it started, databases included."""
         assert self._process is not None

@@ -32,7 +32,7 @@ ADOPT_SECONDS = 2.0
 _ADOPT_BATCH = 200
 _MOST_FAULTS = 3
 """How often the engine may stumble over a run before it ends it."""
-_GRACE_SECONDS = 2.5
+_GRACE_SECONDS = 1.5
 """How long a graceful stop waits for attempts in flight."""
 
 
