@@ -25,7 +25,7 @@ from engine.input_check import input_faults
 
 _log = structlog.get_logger(__name__)
 
-ShortText = Annotated[str, StringConstraints(max_length=256)]
+ShortText = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00]*$")]
 
 
 LONGEST_WAIT = 300

@@ -17,6 +17,7 @@ import structlog
 
 from core.clock import Clock
 from core.errors import Conflict, ErrorClass, StepError, Unavailable
+from core.journal import Fenced
 from core.json import JsonValue
 from core.manifest import Effect
 from core.run import NO_ITEM, EventType, StepStatus
@@ -100,6 +101,7 @@ class RunActor:
             self.created.cancel()
         if not self.done.done():
             self.done.cancel()
+        self._inbox.close()
 
     # --- what others may ask for ---------------------------------------------------------------------------------
 
@@ -140,9 +142,10 @@ class RunActor:
                 assert commit is not None
                 await commit.wait()
             self._set_deadline()
-            self._inbox.perform()
+            # Before any act is performed: what an act sets going (a step to be repeated) is not to be found here again.
             if not self.state.status.final:
                 self._ready = deque(plan.all_moves(self._program.graph, self.state))
+            self._inbox.perform()
             while not self.state.status.final:
                 await self._advance()
                 if not self.state.status.final and self.state.open == 0:
@@ -243,9 +246,16 @@ class RunActor:
             self._running[step_id, item] = (attempt, asyncio.create_task(self._run_attempt(attempt, first)))
 
     async def _run_attempt(self, attempt: Attempt, first: Commit | None) -> None:
-        if first is not None:
-            await first.wait()
-        outcome = await self._env.attempts.perform(attempt, self.state)
+        try:
+            if first is not None:
+                await first.wait()
+            outcome = await self._env.attempts.perform(attempt, self.state)
+        except Fenced:
+            return  # the run is in other hands, or about to be
+        except Exception as error:  # noqa: BLE001 -- task boundary: an attempt without an end would hold its run for ever
+            _log.exception("an attempt was ended by a fault of the engine", run_id=str(self.state.record.id))
+            fault = StepError(ErrorClass.INTERNAL, f"the engine failed ({type(error).__name__})", outcome_unknown=True)
+            outcome = self._env.attempts.ended_now(attempt, TraceStatus.ERROR, fault)
         self._inbox.post(lambda: self._ended(attempt, outcome))
 
     def _ended(self, attempt: Attempt, outcome: Outcome) -> None:

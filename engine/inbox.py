@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from core.errors import RefluxError
+from core.errors import RefluxError, Unavailable
 from engine.commit import Commit
 
 Act = Callable[[], None]
@@ -16,6 +16,7 @@ class Inbox:
     def __init__(self) -> None:
         self._acts: deque[Act] = deque()
         self._filled = asyncio.Event()
+        self._asked: set[asyncio.Future[None]] = set()
 
     def post(self, act: Act) -> None:
         """Put an act at the end."""
@@ -32,20 +33,32 @@ class Inbox:
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def perform() -> None:
+            self._asked.discard(answer)
             try:
                 act()
                 commit = flush()
             except RefluxError as error:
-                answer.set_exception(error)
+                if not answer.done():  # whoever asked may have left
+                    answer.set_exception(error)
                 return
             if commit is None:
-                answer.set_result(None)
+                if not answer.done():
+                    answer.set_result(None)
             else:
                 waiting = asyncio.ensure_future(commit.wait())
                 waiting.add_done_callback(lambda done: _pass_on(done, answer))
 
+        self._asked.add(answer)
         self.post(perform)
         return answer
+
+    def close(self) -> None:
+        """Nobody will perform what is here: whoever asked for it is told so."""
+        self._acts.clear()
+        for answer in self._asked:
+            if not answer.done():
+                answer.set_exception(Unavailable("the run changes hands at this moment; try again"))
+        self._asked.clear()
 
     async def filled(self) -> None:
         """Wait until there is an act."""

@@ -98,7 +98,10 @@ class Performer:
     async def _call(self, node: NodeVersion, params: Mapping[str, Any], context: StepContext) -> JsonValue:
         if node.lane is Lane.PROCESS:
             return await self._processes.run(node, params, context)
-        return await node(params, context)
+        try:
+            return await node(params, context)
+        except SystemExit as error:  # asyncio would end the server with it
+            raise StepError(ErrorClass.INTERNAL, f"the node called exit({error.code!r})"[:500]) from None
 
     async def _secret_values(self, workspace: Workspace, names: Sequence[str]) -> dict[str, str]:
         try:
@@ -161,5 +164,8 @@ def _usage(context: StepContext) -> Usage:
 
 
 def _internal(error: BaseException) -> StepError:
-    text = str(error)[:500].encode("utf-8", "replace").decode()
+    try:
+        text = str(error)[:500].encode("utf-8", "replace").decode()
+    except Exception:  # noqa: BLE001 -- the error is the node's own, and so is its `__str__`
+        text = "it has no readable message"
     return StepError(ErrorClass.INTERNAL, f"{type(error).__name__}: {text}")

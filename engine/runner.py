@@ -169,14 +169,15 @@ class Engine:
     async def _give_up(self, owner: OwnerId) -> None:
         try:
             await self._journal.release(owner)
-        except Unavailable as error:
-            _log.warning("the lease is left to expire", detail=error.detail)
+        except Exception as error:  # noqa: BLE001 -- task boundary: as in `_register_patiently`
+            _log.warning("the lease is left to expire", error=type(error).__name__)
 
     async def _register_patiently(self) -> OwnerId:
         while True:
             try:
                 return await self._register()
-            except Unavailable:
+            except Exception as error:  # noqa: BLE001 -- task boundary: an engine that gave up here would never live again
+                _log.warning("the engine cannot register", error=type(error).__name__)
                 await asyncio.sleep(1.0)
 
     async def _keep_lease(self, owner: OwnerId) -> None:
@@ -216,7 +217,9 @@ class Engine:
             _log.error("a run cannot be taken up", run_id=str(run_id), detail=detail)
             return
         self._unloaded.discard(run_id)
-        if prepared is not None and not prepared[0].status.final and run_id not in self._actors:
+        if prepared is None:
+            self._hopeless.pop(run_id, None)  # its first write was refused: there is nothing to end
+        elif not prepared[0].status.final and run_id not in self._actors:
             actor = self._drive(*prepared)
             if run_id in self._hopeless:
                 actor.reject(self._hopeless.pop(run_id))

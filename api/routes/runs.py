@@ -190,8 +190,8 @@ async def _visible(services: Services, principal: Principal, run_id: uuid.UUID) 
 
 async def _not_ended(services: Services, principal: Principal, run_id: uuid.UUID) -> None:
     found = await services.runs.get(principal.workspace, RunId(run_id))
-    if found.summary.status.final:
-        raise Conflict(f"the run has ended already: it is {found.summary.status.value}")
+    if found.status.final:
+        raise Conflict(f"the run has ended already: it is {found.status.value}")
 
 
 async def _stored(services: Services, principal: Principal, run_id: uuid.UUID) -> StoredRun:
@@ -208,7 +208,7 @@ async def _follow(
         while True:
             changed.clear()
             # Asked before the events are read, so that none of an ended run can come after them.
-            ended = (await services.runs.get(workspace, run_id)).summary.status.final
+            ended = (await services.runs.get(workspace, run_id)).status.final
             events = await services.journal.events(run_id, after, _STREAM_BATCH)
             for event in events:
                 after = event.seq

@@ -10,6 +10,8 @@ from core.json import JsonValue
 from core.manifest import Effect
 from core.run import NO_ITEM
 
+_MOST_TOKENS = 2**63 - 1
+
 
 class ExpressionEvaluator(Protocol):
     """Evaluates CEL within the engine's bounds."""
@@ -64,17 +66,22 @@ class StepContext:
 
     def cost(self, usd: float) -> None:
         """Add to what this attempt has cost, in US dollars."""
-        self.reported.cost_usd += usd
+        self.reported.cost_usd += float(usd)
 
     def tokens(self, tokens_in: int, tokens_out: int) -> None:
-        """Add to the language-model tokens that this attempt has read and written."""
-        self.reported.tokens_in += tokens_in
-        self.reported.tokens_out += tokens_out
+        """Add to the language-model tokens that this attempt has read and written; less than none counts as none."""
+        self.reported.tokens_in = _counted(self.reported.tokens_in, tokens_in)
+        self.reported.tokens_out = _counted(self.reported.tokens_out, tokens_out)
 
     def sensitive(self, value: str) -> None:
         """Register a text derived from a secret (such as the base64 of a password), to be scrubbed like it."""
         if value:
             self.reported.sensitive.append(value)
+
+
+def _counted(so_far: int, more: int) -> int:
+    # What a trace cannot hold would keep its whole batch, and all after it, from being shipped.
+    return min(so_far + max(int(more), 0), _MOST_TOKENS)
 
 
 def idempotency_key(run_id: RunId, step_id: StepId, item: int = NO_ITEM) -> str:

@@ -147,7 +147,8 @@ def _charset(parameters: str) -> str:
         if name.strip().lower() == "charset":
             try:
                 info = codecs.lookup(value.strip().strip("\"'"))
-                "".encode(info.name)  # some codecs are no character sets (`hex`, `zip`)
+                # Some codecs are no character sets (`hex`, `zip`), or cannot replace what is broken (`idna`).
+                b"\xff".decode(info.name, errors="replace")
             except (LookupError, ValueError):
                 return ""
             return info.name

@@ -32,7 +32,10 @@ class _CheckedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = await self._system.resolve(host, port, family)
+        try:
+            found = await self._system.resolve(host, port, family)
+        except UnicodeError as error:  # a label that is empty or longer than 63 characters
+            raise socket.gaierror(socket.EAI_NONAME, "no such name") from error
         kept = [one for one in found if self._policy.permits(ip_address(one["host"].partition("%")[0]))]
         if found and not kept:
             self._policy.check_address(ip_address(found[0]["host"].partition("%")[0]), host)

@@ -69,7 +69,7 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     except ValueError:
         try:
             moment = parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):  # a figure may be too large for any date
             return None
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)

@@ -40,20 +40,6 @@ class RunSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class RunDetail:
-    """A run with its values. A large value is in the object store: then `…_ref` is set instead."""
-
-    summary: RunSummary
-    input: JsonValue
-    input_ref: str | None
-    outputs: JsonValue
-    outputs_ref: str | None
-    context: dict[str, str]
-    pins: dict[str, str]
-    unit_key: str
-
-
-@dataclass(frozen=True, slots=True)
 class RunFilter:
     """Which runs to list. What is None or empty does not narrow.
 
@@ -90,23 +76,14 @@ class Runs:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def get(self, workspace: Workspace, run_id: RunId) -> RunDetail:
-        """One run. Raises NotFound."""
-        query = select(runs).where(runs.c.id == run_id, runs.c.workspace == workspace)
+    async def get(self, workspace: Workspace, run_id: RunId) -> RunSummary:
+        """One run, without its values. Raises NotFound."""
+        query = select(*_SUMMARY).where(runs.c.id == run_id, runs.c.workspace == workspace)
         async with transaction(self._engine) as connection:
             row = (await connection.execute(query)).one_or_none()
         if row is None:
             raise NotFound(f"there is no run {run_id}")
-        return RunDetail(
-            summary=_summary(row),
-            input=row.input,
-            input_ref=row.input_ref,
-            outputs=row.outputs,
-            outputs_ref=row.outputs_ref,
-            context=row.context,
-            pins=row.pins,
-            unit_key=row.unit_key,
-        )
+        return _summary(row)
 
     async def list(
         self, workspace: Workspace, wanted: RunFilter, *, limit: int = 20, cursor: str | None = None

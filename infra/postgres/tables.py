@@ -128,8 +128,6 @@ runs = Table(
     _time("created_at"),
     _time("finished_at", nullable=True),
     _json("error", nullable=True),
-    _json("outputs", nullable=True),
-    _text("outputs_ref", nullable=True),
     PrimaryKeyConstraint("id"),
     postgresql_with={"fillfactor": 80, "autovacuum_vacuum_scale_factor": "0.02"},
 )

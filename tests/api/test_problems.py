@@ -197,8 +197,9 @@ class TestBodies:
         assert problem(api.post(f"/workflows/{name}/execute", json={"inptu": {}}), 422)["faults"]
         assert problem(api.post(f"/workflows/{name}/execute?wait=nan", json={}), 422)["faults"]
         assert problem(api.post("/workflows", content=b"", headers=JSON), 422)["faults"]
-        long = {"input": {"x": 1}, "unit_key": "k" * 257}
-        assert problem(api.post(f"/workflows/{name}/execute", json=long), 422)["faults"]
+        for unit_key in ("k" * 257, "a NUL \x00 is no text for PostgreSQL"):
+            body = {"input": {"x": 1}, "unit_key": unit_key}
+            assert problem(api.post(f"/workflows/{name}/execute", json=body), 422)["faults"]
         many = {"input": {"x": 1}, "context": {f"c{i}": "x" for i in range(65)}}
         assert problem(api.post(f"/workflows/{name}/execute", json=many), 422)["faults"]
 

@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
+from core.json import JsonValue
 from core.run import NO_ITEM, EventType, RunStatus, StepStatus
+from engine.node.sdk import node
 from engine.state import RunState
 from tests.conftest import ManualClock
 from tests.engine.runner_room import Room, begun, ends, open_room
@@ -305,3 +308,35 @@ async def test_a_run_is_accepted_once_for_one_id(room: Room) -> None:
     room.log.gate.set()
     await asyncio.wait_for(asyncio.gather(first.done, second.done), 5)
     assert len(room.log.calls) == 1
+
+
+class _Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even this")
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), _Unspeakable()], ids=["exit", "no message"])
+async def test_whatever_a_node_raises_ends_its_step(room: Room, raised: BaseException) -> None:
+    @node("test.raises", version="1.0.0", effect="pure")
+    async def raises() -> JsonValue:
+        raise raised
+
+    room.registry.register(raises)
+    state = await room.run({"steps": [step("a", "test.raises")]}, seconds=5)
+    assert state.status is RunStatus.FAILED
+    assert state.error is not None
+    assert state.error["class"] == "internal"
+
+
+async def test_a_fault_of_the_engine_ends_the_attempt(database: str, room: Room) -> None:
+    connection = await asyncpg.connect(database)
+    try:
+        await connection.execute("ALTER TABLE secrets RENAME TO hidden")
+        params = {"url": "http://127.0.0.1:9/", "headers": {"x-token": "{{ secrets.TOKEN }}"}}
+        state = await room.run({"steps": [step("a", "http.request", params)]}, seconds=5)
+    finally:
+        await connection.execute("ALTER TABLE hidden RENAME TO secrets")
+        await connection.close()
+    assert state.status is RunStatus.FAILED
+    assert state.error is not None
+    assert state.error["class"] == "internal"

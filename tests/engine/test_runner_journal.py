@@ -5,8 +5,10 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from core.errors import Unavailable
 from core.ids import DEFAULT_WORKSPACE, OwnerId, RunId, WorkflowId
 from core.journal import Fenced, RunWrite
 from core.run import EventType, RunEvent, RunRecord, RunStatus
@@ -129,3 +131,26 @@ async def test_a_fenced_owner_adopts_nothing(journal: PostgresJournal) -> None:
     await journal.release(dead)
     await journal.release(zombie)
     assert await journal.adopt(zombie, 10) == []
+
+
+async def test_a_server_that_takes_no_writes_is_away(database: str, journal: PostgresJournal) -> None:
+    me = await owner(journal)
+    write = created()
+    admin = await asyncpg.connect(database)
+    try:
+        # As on a standby after a failover. New sessions only, so the journal's are closed.
+        await admin.execute(
+            f'ALTER DATABASE "{await admin.fetchval("SELECT current_database()")}"'
+            " SET default_transaction_read_only = on"
+        )
+        await journal.aclose()
+        with pytest.raises(Unavailable):
+            await journal.append(me, [write])
+    finally:
+        await admin.execute(
+            f'ALTER DATABASE "{await admin.fetchval("SELECT current_database()")}" RESET default_transaction_read_only'
+        )
+        await admin.close()
+    await journal.aclose()
+    await journal.append(me, [write])
+    assert await journal.load(write.run_id) is not None

@@ -285,6 +285,42 @@ async def test_an_unsafe_step_in_flight_asks_a_person(database: str, tmp_path: P
     assert events[-1].payload == {"v": {"told": True}}
 
 
+async def test_what_a_person_decides_during_a_recovery_is_done_once(database: str, tmp_path: Path) -> None:
+    log = Log()
+    async with open_room(database, tmp_path, log=log) as first:
+        run_id = (await first.submit({"steps": [step("gate", "test.unsafe_gate")]})).state.record.id
+        await first.until(lambda: len(log.calls) == 1)
+        await crash(first)
+    async with open_room(database, tmp_path, log=log, exclusive=True) as second:
+        await second.journalled(run_id, "attempt_failed")
+        await crash(second)
+    async with open_room(database, tmp_path, log=log, exclusive=True) as third:
+        async with asyncio.timeout(5):
+            while third.engine.actor(run_id) is None:
+                await asyncio.sleep(0)
+        # The recovery is not durable yet, so nothing of the run goes on: what is asked now waits for it.
+        await third.engine.resolve(run_id, "gate", NO_ITEM, "retry", None)
+        log.gate.set()
+        events = await third.ended(run_id)
+    assert events[-1].type is EventType.RUN_COMPLETED
+    assert log.calls == [("gate", NO_ITEM, 1), ("gate", NO_ITEM, 2)]
+    assert ends(events) == begun(events)
+
+
+async def test_an_engine_lives_again_after_any_fault_of_the_database(database: str, tmp_path: Path) -> None:
+    connection = await asyncpg.connect(database)
+    try:
+        async with open_room(database, tmp_path) as room:
+            await connection.execute("ALTER TABLE owners RENAME TO hidden")
+            await room.until(lambda: not room.engine.ready, seconds=10)
+            await asyncio.sleep(0.2)
+            await connection.execute("ALTER TABLE hidden RENAME TO owners")
+            await room.until(lambda: room.engine.ready, seconds=10)
+            assert (await room.run({"steps": [work("again")]})).status is RunStatus.COMPLETED
+    finally:
+        await connection.close()
+
+
 async def test_a_run_that_cannot_be_taken_up_does_not_stop_the_engine(database: str, tmp_path: Path) -> None:
     log = Log()
     async with open_room(database, tmp_path, log=log) as first:

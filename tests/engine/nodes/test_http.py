@@ -92,6 +92,7 @@ async def test_bodies(http: NodeVersion, params: dict[str, Any], body: bytes, ki
         (response(200, b'{"a": 1}', content_type="text/plain"), '{"a": 1}'),
         (response(200, b"\xfc", content_type="text/html; charset=latin-1"), "ü"),
         (response(200, b"\xfc", content_type="text/html; charset=hex"), "\ufffd"),
+        (response(200, b"\xfc", content_type="text/html; charset=idna"), "\ufffd"),
         (response(200, b"\x89PNG", content_type="image/png"), {"base64": base64.b64encode(b"\x89PNG").decode()}),
         (response(200, b"", content_type="application/json"), None),
         (b"HTTP/1.1 204 No Content\r\n\r\n", None),
@@ -134,6 +135,13 @@ async def test_a_broken_body_is_named_and_not_quoted(http: NodeVersion, answer: 
     assert "hunter22" not in error.message
 
 
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..example"])
+async def test_a_host_that_no_resolver_takes(http: NodeVersion, host: str) -> None:
+    error = await fail(http, {"url": f"http://{host}/"})
+    assert error.error_class is ErrorClass.NETWORK
+    assert "cannot be resolved" in error.message
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "error_class", "retry_after"),
     [
@@ -145,6 +153,7 @@ async def test_a_broken_body_is_named_and_not_quoted(http: NodeVersion, answer: 
         (429, {"retry_after": "Wed, 01 Jan 2020 00:00:00 GMT"}, ErrorClass.RATE_LIMITED, 0.0),
         (429, {"retry_after": "nonsense"}, ErrorClass.RATE_LIMITED, None),
         (429, {"retry_after": "nan"}, ErrorClass.RATE_LIMITED, None),
+        (429, {"retry_after": "Mon, 99999999999999999999 Jan 2020 00:00:00 GMT"}, ErrorClass.RATE_LIMITED, None),
         (503, {}, ErrorClass.UPSTREAM_5XX, None),
         (503, {"retry_after": "99999999"}, ErrorClass.RATE_LIMITED, 86_400.0),
         (500, {}, ErrorClass.UPSTREAM_5XX, None),

@@ -115,8 +115,6 @@ CREATE TABLE runs (
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     finished_at TIMESTAMP WITH TIME ZONE,
     error JSON,
-    outputs JSON,
-    outputs_ref TEXT,
     CONSTRAINT runs_pkey PRIMARY KEY (id)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX runs_active_owner_idx ON runs (owner_id) WHERE finished_at IS NULL;
