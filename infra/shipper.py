@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -28,6 +29,7 @@ LINGER_SECONDS = 0.2
 POLL_SECONDS = 1.0
 _LEADER_LOCK = 0x5245464C
 _CURSOR = "traces"
+_LAST_ID = UUID(int=2**128 - 1)
 
 _FOLLOW = """
 SELECT e.tx::text AS tx, e.run_id, e.seq, e.step_id, e.item, e.attempt, e.data,
@@ -65,6 +67,7 @@ class TraceShipper:
         self._hurry = asyncio.Event()
         self._idle: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
+        self._doubtful = False
         self.shipped = 0
         self.failing = False
 
@@ -119,6 +122,7 @@ class TraceShipper:
             " VALUES ($1, '0', '00000000-0000-0000-0000-000000000000', 0, now()) ON CONFLICT DO NOTHING",
             _CURSOR,
         )
+        self._doubtful = await _settle_in_new_cluster(connection)
         while True:
             waiting, self._idle = self._idle, []
             try:
@@ -171,9 +175,7 @@ class TraceShipper:
             )
         if found:
             rows, token = await _rows(found), _token(begin, end)
-            await self._sink.insert(rows, token)
-            if at["pending"] is not None:
-                await self._sink.insert_missing(rows, token)
+            await self._store(rows, token, self._doubtful, at["pending"] is not None)
         await connection.execute(
             "UPDATE shipper_cursor SET tx = $2::text::xid8, run_id = $3::uuid, seq = $4, pending = NULL,"
             " updated_at = now() WHERE name = $1",
@@ -184,6 +186,59 @@ class TraceShipper:
         )
         self.shipped += len(found)
         return len(found)
+
+    async def _store(self, rows: Sequence[TraceRow], token: str, doubtful: bool, again: bool) -> None:
+        """Store a batch. A row that can never be stored is named in the log; it must not hold up all others."""
+        try:
+            if not doubtful:
+                await self._sink.insert(rows, token)
+            if doubtful or again:
+                await self._sink.insert_missing(rows, token)
+        except (Unavailable, asyncio.CancelledError):
+            raise
+        except Exception as error:  # noqa: BLE001 -- task boundary: see above
+            if len(rows) == 1:
+                _log.error("a trace cannot be stored", attempt_id=str(rows[0].attempt_id), error=type(error).__name__)
+                return
+            half = len(rows) // 2
+            await self._store(rows[:half], f"{token}-a", True, True)
+            await self._store(rows[half:], f"{token}-b", True, True)
+
+
+async def _settle_in_new_cluster(connection: Any) -> bool:
+    """Make a journal that was restored into another PostgreSQL cluster one that can be followed there.
+
+    Transaction numbers belong to a cluster. Where a number is higher than any that this cluster has given out, what
+    was shipped is put before all that comes, and what was not gets this transaction's number.
+
+    Returns:
+        whether that was so; then the last batch of before may be stored, or not, or in part.
+    """
+    foreign = await connection.fetchval(
+        "SELECT EXISTS (SELECT 1 FROM run_events WHERE tx >= pg_snapshot_xmax(pg_current_snapshot())"
+        " AND type IN ('attempt_succeeded', 'attempt_failed', 'attempt_cancelled'))"
+    )
+    if not foreign:
+        return False
+    _log.warning("the journal comes from another PostgreSQL cluster; its transactions are numbered anew")
+    async with connection.transaction():
+        at = await connection.fetchrow(
+            "SELECT tx::text AS tx, run_id, seq FROM shipper_cursor WHERE name = $1 FOR UPDATE", _CURSOR
+        )
+        await connection.execute(
+            "UPDATE run_events SET tx = CASE WHEN (tx, run_id, seq) > ($1::text::xid8, $2::uuid, $3::int)"
+            " THEN pg_current_xact_id() ELSE '0'::xid8 END",
+            at["tx"],
+            at["run_id"],
+            at["seq"],
+        )
+        await connection.execute(
+            "UPDATE shipper_cursor SET tx = '0', run_id = $2, seq = $3, pending = NULL WHERE name = $1",
+            _CURSOR,
+            _LAST_ID,
+            2**31 - 1,
+        )
+    return True
 
 
 async def _rows(found: Sequence[Any]) -> list[TraceRow]:

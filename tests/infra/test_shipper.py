@@ -284,3 +284,38 @@ async def test_a_token_that_stands_for_nothing_loses_no_row(database: str, journ
     async with running(database, sink) as shipper:
         assert await shipper.caught_up(10)
     assert sink.keys() == journal.written
+
+
+async def test_a_journal_restored_into_another_cluster_goes_on_where_it_was(database: str, journal: Journal) -> None:
+    sink = Sink()
+    await journal.attempts(3)
+    async with running(database, sink) as shipper:
+        assert await shipper.caught_up(5)
+    await journal.attempts(2)  # written, not shipped, when the backup is made
+    for table in ("run_events", "shipper_cursor"):  # as numbered by a cluster that was far ahead
+        await journal.connection.execute(f"UPDATE {table} SET tx = (tx::text::bigint + 1000000)::text::xid8")
+    async with running(database, sink) as shipper:
+        assert await shipper.caught_up(5)
+        await journal.attempts(4)
+        shipper.wake()
+        assert await shipper.caught_up(5)
+    assert sink.keys() == journal.written
+
+
+async def test_a_row_that_can_never_be_stored_does_not_hold_up_the_others(database: str, journal: Journal) -> None:
+    class Particular(Sink):
+        async def insert(self, rows: Sequence[TraceRow], token: str) -> None:
+            if any(row.attempt == 5 for row in rows):
+                raise OverflowError("too large")
+            await super().insert(rows, token)
+
+        async def insert_missing(self, rows: Sequence[TraceRow], token: str) -> int:
+            if any(row.attempt == 5 for row in rows):
+                raise OverflowError("too large")
+            return await super().insert_missing(rows, token)
+
+    await journal.attempts(9)
+    sink = Particular()
+    async with running(database, sink) as shipper:
+        assert await shipper.caught_up(5)
+    assert sink.keys() == [one for one in journal.written if one[1] != 5]
