@@ -69,7 +69,7 @@ def decode(text: bytes | str) -> JsonValue:
     """
     try:
         _check_nesting(text)
-        value: Any = yaml.load(text, Loader=_Loader)  # noqa: S506 -- a subclass of SafeLoader
+        value = _load(text)
     except YamlError:
         raise
     except yaml.MarkedYAMLError as error:
@@ -84,6 +84,39 @@ def decode(text: bytes | str) -> JsonValue:
     if depth(value) > MAX_DEPTH:
         raise YamlError(f"nested deeper than {MAX_DEPTH} levels")
     return value
+
+
+def _load(text: bytes | str) -> Any:
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check_keys(root)
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _check_keys(root: yaml.Node) -> None:
+    """Refuse a key that stands twice in a map: one of the two would be lost without a word."""
+    seen: set[int] = set()
+    rest = [root]
+    while rest:
+        node = rest.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            rest.extend(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            keys: set[str] = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in keys and key.value != "<<":
+                    where = f"line {key.start_mark.line + 1}, column {key.start_mark.column + 1}"
+                    raise YamlError(f"not valid YAML: the key {key.value!r} stands there twice in {where}")
+                keys.add(str(key.value))
+                rest.append(value)
 
 
 def _check_nesting(text: bytes | str) -> None:

@@ -60,3 +60,13 @@ def test_deep_texts_end_soon(text: str) -> None:
     with pytest.raises(YamlError):
         decode(text)
     assert time.perf_counter() - begun < 1
+
+
+def test_a_key_that_stands_twice_is_refused_where_it_stands() -> None:
+    with pytest.raises(YamlError, match=r"the key 'a' stands there twice in line 3, column 3"):
+        decode("x:\n  a: 1\n  a: 2\n")
+
+
+def test_merged_keys_may_be_overridden() -> None:
+    text = "base: &base {a: 1, b: 2}\nmore: &more {<<: *base, b: 3}\nlast: {<<: *more, a: 4}\n"
+    assert decode(text)["last"] == {"a": 4, "b": 3}
