@@ -11,6 +11,7 @@ from starlette.responses import Response
 from api.answer import json_response, page
 from api.auth import Admin, Editor, ServicesDep, Viewer
 from api.body import read_model
+from api.models.account import AuditPage, KeyPage, NewKey, SecretPage, SecretStored
 from api.paging import Cursor, Limit
 from api.problem import responses
 from core.account import ApiKey, Role
@@ -40,7 +41,7 @@ class KeyRequest(BaseModel):
     "/secrets",
     status_code=201,
     tags=["secrets"],
-    responses=responses(),
+    responses={201: {"model": SecretStored, "description": "The secret is stored."}, **responses()},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -56,7 +57,12 @@ async def put_secret(request: Request, principal: Editor, services: ServicesDep)
     return json_response({"name": wanted.name}, 201)
 
 
-@router.get("/secrets", tags=["secrets"], responses=responses(), summary="The names of all secrets")
+@router.get(
+    "/secrets",
+    tags=["secrets"],
+    responses={200: {"model": SecretPage, "description": "All secrets, without their values."}, **responses()},
+    summary="The names of all secrets",
+)
 async def list_secrets(principal: Viewer, services: ServicesDep) -> Response:
     found = await services.secrets.list(principal.workspace)
     return page(
@@ -88,7 +94,7 @@ async def delete_secret(
     "/api-keys",
     status_code=201,
     tags=["api keys"],
-    responses=responses(),
+    responses={201: {"model": NewKey, "description": "The new key, shown this once."}, **responses()},
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": KeyRequest.model_json_schema()}}}
     },
@@ -103,7 +109,12 @@ async def create_key(request: Request, principal: Admin, services: ServicesDep) 
     return json_response({**_key_json(key), "key": plain}, 201)
 
 
-@router.get("/api-keys", tags=["api keys"], responses=responses(), summary="All API keys, without the keys themselves")
+@router.get(
+    "/api-keys",
+    tags=["api keys"],
+    responses={200: {"model": KeyPage, "description": "All keys, revoked ones too."}, **responses()},
+    summary="All API keys, without the keys themselves",
+)
 async def list_keys(principal: Admin, services: ServicesDep) -> Response:
     return page([_key_json(one) for one in await services.api_keys.list(principal.workspace)], None)
 
@@ -117,7 +128,12 @@ async def revoke_key(key_id: uuid.UUID, principal: Admin, services: ServicesDep)
     return Response(status_code=204)
 
 
-@router.get("/audit", tags=["audit"], responses=responses(), summary="Who did what, newest first")
+@router.get(
+    "/audit",
+    tags=["audit"],
+    responses={200: {"model": AuditPage, "description": "A page of acts."}, **responses()},
+    summary="Who did what, newest first",
+)
 async def list_audit(
     principal: Admin,
     services: ServicesDep,

@@ -1,22 +1,43 @@
 """Whether the service lives, whether it can serve, and its figures for Prometheus."""
 
+from typing import Literal
+
 from fastapi import APIRouter
+from pydantic import Field
 from starlette.responses import Response
 
 from api.answer import json_response
 from api.auth import ServicesDep
+from api.models.shape import Shape
 from api.problem import responses
 from core.errors import Unavailable
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", summary="The process lives")
+class Alive(Shape):
+    """The process lives."""
+
+    status: Literal["ok"]
+
+
+class Ready(Alive):
+    """The service accepts and runs workflows."""
+
+    traces: str = Field(description="`ok`, or why attempts do not reach the trace store at this moment.")
+    active_runs: int
+
+
+@router.get("/healthz", responses={200: {"model": Alive, "description": "It lives."}}, summary="The process lives")
 async def healthz() -> Response:
     return json_response({"status": "ok"})
 
 
-@router.get("/readyz", responses={503: responses()[503]}, summary="The service accepts and runs workflows")
+@router.get(
+    "/readyz",
+    responses={200: {"model": Ready, "description": "It is ready."}, 503: responses()[503]},
+    summary="The service accepts and runs workflows",
+)
 async def readyz(services: ServicesDep) -> Response:
     if not services.engine.ready:
         raise Unavailable("the engine is starting or stopping")
@@ -27,7 +48,7 @@ async def readyz(services: ServicesDep) -> Response:
 
 @router.get(
     "/metrics",
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={200: {"description": "The figures.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
     response_class=Response,
     summary="Figures for Prometheus",
 )

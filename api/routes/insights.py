@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from api.answer import json_response
 from api.auth import ServicesDep, Viewer
+from api.models.insight import CostInsight, FailureInsight, LatencyInsight, ReliabilityInsight, TrendInsight
 from api.paging import Instant
 from api.problem import responses
 from api.routes.traces import CATCH_UP_SECONDS
@@ -46,7 +47,11 @@ Scope = Annotated[InsightFilter, Depends(scope)]
 Bucket = Annotated[int | None, Query(ge=60, le=31 * 86_400, description="Width of a bucket in seconds.")]
 
 
-@router.get("/reliability", responses=responses(), summary="How attempts end, by node and hour")
+@router.get(
+    "/reliability",
+    responses={200: {"model": ReliabilityInsight, "description": "Figures by node and bucket of time."}, **responses()},
+    summary="How attempts end, by node and hour",
+)
 async def reliability(wanted: Scope, services: ServicesDep, bucket: Bucket = None) -> Response:
     width = timedelta(seconds=bucket) if bucket else None
     found = await services.insights.reliability(wanted, width)
@@ -54,12 +59,23 @@ async def reliability(wanted: Scope, services: ServicesDep, bucket: Bucket = Non
     return json_response({**_window(wanted), "items": _dumped(found), "by_hour_of_day": _dumped(by_hour)})
 
 
-@router.get("/failures", responses=responses(), summary="Failures by what they look like, the most frequent first")
+@router.get(
+    "/failures",
+    responses={200: {"model": FailureInsight, "description": "Groups of equal failures."}, **responses()},
+    summary="Failures by what they look like, the most frequent first",
+)
 async def failures(wanted: Scope, services: ServicesDep, limit: Annotated[int, Query(ge=1, le=1_000)] = 50) -> Response:
     return _answer(wanted, await services.insights.failures(wanted, limit))
 
 
-@router.get("/latency", responses=responses(), summary="Latencies by node, and over time")
+@router.get(
+    "/latency",
+    responses={
+        200: {"model": LatencyInsight, "description": "Latencies of the window, and in its course."},
+        **responses(),
+    },
+    summary="Latencies by node, and over time",
+)
 async def latency(
     wanted: Scope, services: ServicesDep, by: LatencySplit = LatencySplit.NODE, bucket: Bucket = None
 ) -> Response:
@@ -69,12 +85,20 @@ async def latency(
     return json_response({**_window(wanted), "items": _dumped(found), "series": _dumped(series)})
 
 
-@router.get("/cost", responses=responses(), summary="What attempts cost, the dearest first")
+@router.get(
+    "/cost",
+    responses={200: {"model": CostInsight, "description": "Sums of the window."}, **responses()},
+    summary="What attempts cost, the dearest first",
+)
 async def cost(wanted: Scope, services: ServicesDep, by: CostSplit = CostSplit.NODE) -> Response:
     return _answer(wanted, await services.insights.cost(wanted, by))
 
 
-@router.get("/trends", responses=responses(), summary="This window against the equal one before, by node")
+@router.get(
+    "/trends",
+    responses={200: {"model": TrendInsight, "description": "Both windows, by node."}, **responses()},
+    summary="This window against the equal one before, by node",
+)
 async def trends(wanted: Scope, services: ServicesDep) -> Response:
     return _answer(wanted, await services.insights.trends(wanted))
 

@@ -7,8 +7,10 @@ from starlette.responses import Response
 
 from api.answer import json_response, page
 from api.auth import ServicesDep, Viewer
+from api.models.node import Node, NodePage
 from api.problem import responses
 from core.errors import NotFound
+from core.manifest import NodeManifest
 from engine.node.version import NodeVersion
 
 router = APIRouter(prefix="/nodes", tags=["nodes"])
@@ -16,7 +18,11 @@ router = APIRouter(prefix="/nodes", tags=["nodes"])
 Name = Annotated[str, Path(max_length=128, examples=["http.request"])]
 
 
-@router.get("", responses=responses(), summary="All nodes, at their newest version")
+@router.get(
+    "",
+    responses={200: {"model": NodePage, "description": "The newest version of each node."}, **responses()},
+    summary="All nodes, at their newest version",
+)
 async def list_nodes(
     principal: Viewer,
     services: ServicesDep,
@@ -30,7 +36,11 @@ async def list_nodes(
     return page(shown, None)
 
 
-@router.get("/{name}", responses=responses(404), summary="A node with all its versions")
+@router.get(
+    "/{name}",
+    responses={200: {"model": Node, "description": "The newest manifest, and all versions."}, **responses(404)},
+    summary="A node with all its versions",
+)
 async def get_node(name: Name, principal: Viewer, services: ServicesDep) -> Response:
     del principal
     versions = services.registry.versions(name)
@@ -40,14 +50,22 @@ async def get_node(name: Name, principal: Viewer, services: ServicesDep) -> Resp
     )
 
 
-@router.get("/{name}/versions", responses=responses(404), summary="The versions of a node, newest first")
+@router.get(
+    "/{name}/versions",
+    responses={200: {"model": NodePage, "description": "All versions."}, **responses(404)},
+    summary="The versions of a node, newest first",
+)
 async def list_node_versions(name: Name, principal: Viewer, services: ServicesDep) -> Response:
     del principal
     services.registry.resolve(name)
     return page([_summary(one) for one in reversed(services.registry.versions(name))], None)
 
 
-@router.get("/{name}/versions/{version}", responses=responses(404), summary="The manifest of a node version")
+@router.get(
+    "/{name}/versions/{version}",
+    responses={200: {"model": NodeManifest, "description": "The manifest."}, **responses(404)},
+    summary="The manifest of a node version",
+)
 async def get_node_version(
     name: Name, version: Annotated[str, Path(max_length=64)], principal: Viewer, services: ServicesDep
 ) -> Response:

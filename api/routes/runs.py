@@ -18,6 +18,7 @@ from api.answer import json_response, page
 from api.auth import Editor, ServicesDep, Viewer
 from api.body import read_model
 from api.execution import answer
+from api.models.run import EventPage, Run, RunExport, RunPage
 from api.paging import Cursor, Instant, Limit
 from api.problem import BadRequest, responses
 from api.programs import find_workflow
@@ -55,7 +56,11 @@ class ResolveRequest(BaseModel):
     item: int = Field(NO_ITEM, ge=NO_ITEM, le=1_000_000, description="The element, for a step with `foreach`.")
 
 
-@router.get("", responses=responses(404), summary="List runs, newest first")
+@router.get(
+    "",
+    responses={200: {"model": RunPage, "description": "A page of runs."}, **responses(404)},
+    summary="List runs, newest first",
+)
 async def list_runs(
     principal: Viewer,
     services: ServicesDep,
@@ -75,12 +80,20 @@ async def list_runs(
     return page([summary_json(one) for one in found.items], found.next_cursor)
 
 
-@router.get("/{run_id}", responses=responses(404), summary="Read a run with its steps")
+@router.get(
+    "/{run_id}",
+    responses={200: {"model": Run, "description": "The run."}, **responses(404)},
+    summary="Read a run with its steps",
+)
 async def get_run(run_id: RunPath, principal: Viewer, services: ServicesDep) -> Response:
     return json_response(run_json(state_of(await _stored(services, principal, run_id))))
 
 
-@router.get("/{run_id}/events", responses=responses(404), summary="The run's journal, oldest first")
+@router.get(
+    "/{run_id}/events",
+    responses={200: {"model": EventPage, "description": "A page of events."}, **responses(404)},
+    summary="The run's journal, oldest first",
+)
 async def list_events(
     run_id: RunPath,
     principal: Viewer,
@@ -97,7 +110,13 @@ async def list_events(
 
 @router.get(
     "/{run_id}/stream",
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **responses(404)},
+    responses={
+        200: {
+            "description": "Events; the data of each is an item of `/runs/{run_id}/events`.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **responses(404),
+    },
     response_class=EventSourceResponse,
     summary="Watch a run: its events as they become durable (server-sent events), until it ends",
 )
@@ -116,7 +135,14 @@ async def stream_run(
 
 @router.get(
     "/{run_id}/export",
-    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, **responses(404)},
+    responses={
+        200: {
+            "model": RunExport,
+            "description": "The file.",
+            "content": {"text/csv": {"schema": {"type": "string"}}},
+        },
+        **responses(404),
+    },
     summary="The whole run as a file",
 )
 async def export_run(
@@ -137,7 +163,7 @@ async def export_run(
 
 @router.post(
     "/{run_id}/cancel",
-    responses=responses(404, 409),
+    responses={200: {"model": Run, "description": "The cancelled run."}, **responses(404, 409)},
     openapi_extra={
         "requestBody": {"content": {"application/json": {"schema": CancelRequest.model_json_schema()}}},
     },
@@ -154,7 +180,11 @@ async def cancel_run(run_id: RunPath, request: Request, principal: Editor, servi
 
 @router.post(
     "/{run_id}/steps/{step_id}/resolve",
-    responses=responses(404, 409),
+    responses={
+        200: {"model": Run, "description": "The run has ended."},
+        202: {"model": Run, "description": "The run goes on."},
+        **responses(404, 409),
+    },
     openapi_extra={
         "requestBody": {
             "required": True,

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from api.answer import json_response, page
 from api.auth import Editor, ServicesDep, Viewer
 from api.body import check_encoding, media_type
+from api.models.trace import ImportReport, TracePage
 from api.paging import Cursor, Instant, Limit
 from api.problem import BadRequest, UnsupportedMediaType, responses
 from core.errors import Invalid
@@ -51,7 +52,11 @@ _IMPORT_BODY = {
 }
 
 
-@router.get("", responses=responses(), summary="Attempts, newest first")
+@router.get(
+    "",
+    responses={200: {"model": TracePage, "description": "A page of attempts."}, **responses()},
+    summary="Attempts, newest first",
+)
 async def list_traces(
     principal: Viewer,
     services: ServicesDep,
@@ -90,7 +95,7 @@ async def list_traces(
 
 @router.post(
     "",
-    responses=responses(415),
+    responses={200: {"model": ImportReport, "description": "What became of the rows."}, **responses(415)},
     openapi_extra=_IMPORT_BODY,
     summary="Import attempts of another system: a JSON array, or one JSON object a line",
 )

@@ -13,6 +13,8 @@ from api.answer import json_response, page
 from api.auth import Editor, ServicesDep, Viewer, authorized
 from api.body import read_document, read_model
 from api.execution import LONGEST_WAIT, ExecuteRequest, execute
+from api.models.run import Run
+from api.models.workflow import Validation, Workflow, WorkflowPage, WorkflowVersionPage
 from api.paging import Cursor, Limit
 from api.problem import fault_json, responses
 from api.programs import find_workflow
@@ -59,7 +61,7 @@ class Publish(BaseModel):
 @router.post(
     "",
     status_code=201,
-    responses=responses(415),
+    responses={201: {"model": Workflow, "description": "The workflow at its new version."}, **responses(415)},
     openapi_extra=_SPEC_BODY,
     summary="Create a workflow, or a new version of the workflow of that name",
 )
@@ -74,7 +76,7 @@ async def create_workflow(request: Request, principal: Editor, services: Service
 
 @router.post(
     "/validate",
-    responses=responses(415),
+    responses={200: {"model": Validation, "description": "What was found."}, **responses(415)},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -92,7 +94,11 @@ async def validate_workflow(request: Request, principal: Viewer, services: Servi
     return json_response({"valid": not faults, "faults": faults})
 
 
-@router.get("", responses=responses(), summary="List workflows, newest first")
+@router.get(
+    "",
+    responses={200: {"model": WorkflowPage, "description": "A page of workflows."}, **responses()},
+    summary="List workflows, newest first",
+)
 async def list_workflows(
     principal: Viewer,
     services: ServicesDep,
@@ -104,7 +110,14 @@ async def list_workflows(
     return page([_summary_json(one) for one in found.items], found.next_cursor)
 
 
-@router.get("/{workflow_id}", responses=responses(404), summary="Read a workflow")
+@router.get(
+    "/{workflow_id}",
+    responses={
+        200: {"model": Workflow, "description": "The workflow at the version asked for, or else the current one."},
+        **responses(404),
+    },
+    summary="Read a workflow",
+)
 async def get_workflow(
     workflow_id: Reference,
     principal: Viewer,
@@ -119,7 +132,7 @@ async def get_workflow(
 
 @router.put(
     "/{workflow_id}",
-    responses=responses(404, 409, 415),
+    responses={200: {"model": Workflow, "description": "The workflow at its new version."}, **responses(404, 409, 415)},
     openapi_extra=_SPEC_BODY,
     summary="Give a workflow a new version, which becomes the current one",
 )
@@ -144,7 +157,11 @@ async def delete_workflow(workflow_id: Reference, principal: Editor, services: S
     return Response(status_code=204)
 
 
-@router.get("/{workflow_id}/versions", responses=responses(404), summary="All versions of a workflow, newest first")
+@router.get(
+    "/{workflow_id}/versions",
+    responses={200: {"model": WorkflowVersionPage, "description": "All versions."}, **responses(404)},
+    summary="All versions of a workflow, newest first",
+)
 async def list_versions(workflow_id: Reference, principal: Viewer, services: ServicesDep) -> Response:
     workflow = await find_workflow(services.workflows, principal.workspace, workflow_id)
     versions = await services.workflows.versions(principal.workspace, workflow.id)
@@ -165,7 +182,7 @@ async def list_versions(workflow_id: Reference, principal: Viewer, services: Ser
 
 @router.post(
     "/{workflow_id}/publish",
-    responses=responses(404, 409),
+    responses={200: {"model": Workflow, "description": "The workflow at that version."}, **responses(404, 409)},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -194,8 +211,8 @@ async def publish_workflow(
 @router.post(
     "/{workflow_id}/execute",
     responses={
-        200: {"description": "The run has ended within `wait`; see its status."},
-        202: {"description": "The run is accepted and goes on, whatever happens to this server."},
+        200: {"model": Run, "description": "The run has ended within `wait`; see its status."},
+        202: {"model": Run, "description": "The run is accepted and goes on, whatever happens to this server."},
         **responses(404),
     },
     openapi_extra={
@@ -271,6 +288,16 @@ def _summary_json(workflow: StoredWorkflow) -> dict[str, Any]:
 schemas = APIRouter(prefix="/schemas", tags=["schemas"])
 
 
-@schemas.get("/workflow", responses=responses(), summary="The JSON Schema of a workflow spec")
+@schemas.get(
+    "/workflow",
+    responses={
+        200: {
+            "description": "A JSON Schema (2020-12).",
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        },
+        **responses(),
+    },
+    summary="The JSON Schema of a workflow spec",
+)
 async def get_workflow_schema() -> Response:
     return json_response(workflow_schema())

@@ -1,0 +1,114 @@
+"""Runs, their steps and their events."""
+
+import uuid
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from api.models.shape import Page, Shape, left_out
+from api.models.workflow import WorkflowSpec
+from core.errors import ErrorClass
+from core.run import EventType, RunStatus, StepStatus
+
+
+class RunError(Shape):
+    """Why a run, a step or an attempt failed."""
+
+    class_: ErrorClass = Field(alias="class", description="The kind of failure.", examples=["upstream_5xx"])
+    message: str = Field(examples=["the server answered 503"])
+    step: str | None = Field(
+        default_factory=left_out, description="The step that failed; null or absent when it was the run as a whole."
+    )
+    detail: Any = Field(default_factory=left_out, description="What else is known, such as `{status: 503}`.")
+    outcome_unknown: Literal[True] = Field(
+        default_factory=left_out, description="There when the attempt may have had its effect in spite of the failure."
+    )
+
+
+class Elements(Shape):
+    """How far a step with `foreach` is."""
+
+    total: int
+    finished: int
+
+
+class WaitingFor(Shape):
+    """Why a step does not go on at this moment."""
+
+    reason: Literal["dependency", "delay", "retry", "outcome_unknown"]
+    until: datetime | None = Field(default_factory=left_out, description="When a delay or a retry is due.")
+    detail: str = Field(default_factory=left_out)
+
+
+class RunStep(Shape):
+    """A step of a run."""
+
+    id: str = Field(examples=["charge"])
+    node_version: str = Field(description="The version that this run uses to its end.", examples=["1.0.0"])
+    status: StepStatus
+    attempts: int = Field(description="Attempts that have started, over all elements of a `foreach`.")
+    started_at: datetime | None
+    finished_at: datetime | None
+    output: Any = Field(default_factory=left_out, description="There once the step is completed.")
+    error: RunError = Field(default_factory=left_out, description="The last failure.")
+    reason: str = Field(default_factory=left_out, description="Why the step was skipped or ended otherwise.")
+    items: Elements = Field(default_factory=left_out, description="There for a step with `foreach`.")
+    waiting_for: WaitingFor = Field(default_factory=left_out)
+
+
+class RunSummary(Shape):
+    """A run as lists show it."""
+
+    id: uuid.UUID
+    workflow_id: uuid.UUID
+    workflow: str = Field(description="The workflow's name.", examples=["greet"])
+    workflow_version: int = Field(examples=[1])
+    status: RunStatus
+    created_at: datetime
+    finished_at: datetime | None = Field(description="Null until the run has ended.")
+    created_by: str = Field(description="The name of the key that started it.", examples=["ci"])
+    recoveries: int = Field(description="How often the run was taken up again after its server had gone.")
+    error: RunError = Field(default_factory=left_out, description="There when the run has failed.")
+
+
+class Run(RunSummary):
+    """A run with its steps."""
+
+    input: Any = Field(examples=[{"name": "Ada"}])
+    outputs: Any = Field(description="Null until the run is completed.", examples=[{"text": "Hello Ada"}])
+    context: dict[str, str] = Field(examples=[{"locale": "de"}])
+    steps: list[RunStep]
+    unit_key: str = Field(default_factory=left_out, description="What sticky decisions are made for.")
+    cancel_reason: str = Field(default_factory=left_out, description="There once the run is told to cancel.")
+
+
+class RunPage(Page[RunSummary]):
+    """A page of runs."""
+
+
+class Event(Shape):
+    """A line of a run's journal."""
+
+    seq: int = Field(ge=1, description="Position in the run, from 1 without gaps.")
+    type: EventType
+    at: datetime
+    data: dict[str, Any] = Field(description="Facts of the event, by its type; a value it carries is under `output`.")
+    step_id: str = Field(default_factory=left_out, description="There when the event is about a step.")
+    item: int = Field(default_factory=left_out, ge=0, description="The element, for a step with `foreach`.")
+    attempt: int = Field(default_factory=left_out, ge=1)
+
+
+class EventPage(Shape):
+    """A page of events."""
+
+    items: list[Event]
+    next_cursor: int | None = Field(description="The `cursor` of the next page; null at the end.")
+
+
+class RunExport(Shape):
+    """A whole run."""
+
+    run: Run
+    spec: WorkflowSpec
+    events: list[Event]
