@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from api.answer import instant
 from core.run import NO_ITEM, RunEvent, StepStatus
 from engine.state import RunState, StepState
 from infra.postgres.runs import RunSummary
@@ -110,4 +111,4 @@ def summary_json(summary: RunSummary) -> dict[str, Any]:
 
 
 def _time(value: datetime | None) -> str | None:
-    return None if value is None else value.isoformat().replace("+00:00", "Z")
+    return None if value is None else instant(value)

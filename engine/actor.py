@@ -396,7 +396,7 @@ class RunActor:
         try:
             outputs = await self._env.attempts.resolve(self._program.outputs, self.state)
         except StepError as error:
-            self._log.emit(EventType.RUN_FAILED, data={"error": {**error_json(error), "step": None}})
+            self._log.emit(EventType.RUN_FAILED, data={"error": error_json(error)})
             return
         self._log.emit(EventType.RUN_COMPLETED, payload=outputs)
 

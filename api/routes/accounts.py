@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answer import json_response, page
+from api.answer import instant, json_response, page
 from api.auth import Admin, Editor, ServicesDep, Viewer
 from api.body import read_model
 from api.models.account import AuditPage, KeyPage, NewKey, SecretPage, SecretStored
@@ -69,8 +69,8 @@ async def list_secrets(principal: Viewer, services: ServicesDep) -> Response:
         [
             {
                 "name": one.name,
-                "created_at": one.created_at.isoformat(),
-                "updated_at": one.updated_at.isoformat(),
+                "created_at": instant(one.created_at),
+                "updated_at": instant(one.updated_at),
                 "updated_by": one.updated_by,
             }
             for one in found
@@ -147,7 +147,7 @@ async def list_audit(
         [
             {
                 "id": str(one.id),
-                "at": one.at.isoformat(),
+                "at": instant(one.at),
                 "actor": one.actor,
                 "action": one.action,
                 "target": one.target,
@@ -165,8 +165,8 @@ def _key_json(key: ApiKey) -> dict[str, Any]:
         "name": key.name,
         "role": key.role.value,
         "prefix": key.prefix,
-        "created_at": key.created_at.isoformat(),
+        "created_at": instant(key.created_at),
         "created_by": key.created_by,
-        "last_used_at": key.last_used_at.isoformat() if key.last_used_at else None,
-        "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
+        "last_used_at": instant(key.last_used_at) if key.last_used_at else None,
+        "revoked_at": instant(key.revoked_at) if key.revoked_at else None,
     }

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from api.answer import json_response
+from api.answer import instant, json_response
 from api.auth import ServicesDep, Viewer
 from api.models.insight import CostInsight, FailureInsight, LatencyInsight, ReliabilityInsight, TrendInsight
 from api.paging import Instant
@@ -108,7 +108,7 @@ def _answer(wanted: InsightFilter, found: Sequence[Figures]) -> Response:
 
 
 def _window(wanted: InsightFilter) -> dict[str, str]:
-    return {"from": wanted.window.start.isoformat(), "to": wanted.window.end.isoformat()}
+    return {"from": instant(wanted.window.start), "to": instant(wanted.window.end)}
 
 
 def _dumped(found: Sequence[BaseModel]) -> list[object]:

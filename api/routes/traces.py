@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answer import json_response, page
+from api.answer import instant, json_response, page
 from api.auth import Editor, ServicesDep, Viewer
 from api.body import check_encoding, media_type
 from api.models.trace import ImportReport, TracePage
@@ -133,7 +133,7 @@ def trace_json(row: TraceRow) -> dict[str, Any]:
         "node": row.node,
         "node_version": row.node_version,
         "status": row.status.value,
-        "start": row.start.isoformat().replace("+00:00", "Z"),
+        "start": instant(row.start),
         "latency_ms": row.latency_ms,
         "queue_ms": row.queue_ms,
         "arm": row.arm,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answer import json_response, page
+from api.answer import instant, json_response, page
 from api.auth import Editor, ServicesDep, Viewer, authorized
 from api.body import read_document, read_model
 from api.execution import LONGEST_WAIT, ExecuteRequest, execute
@@ -170,7 +170,7 @@ async def list_versions(workflow_id: Reference, principal: Viewer, services: Ser
             {
                 "version": one.version,
                 "current": one.current,
-                "created_at": one.created_at.isoformat(),
+                "created_at": instant(one.created_at),
                 "created_by": one.created_by,
                 "spec_hash": one.spec_hash,
             }
@@ -280,8 +280,8 @@ def _summary_json(workflow: StoredWorkflow) -> dict[str, Any]:
         "version": workflow.version,
         "current_version": workflow.current_version,
         "steps": len(workflow.spec.steps),
-        "created_at": workflow.created_at.isoformat(),
-        "updated_at": workflow.updated_at.isoformat(),
+        "created_at": instant(workflow.created_at),
+        "updated_at": instant(workflow.updated_at),
     }
 
 
