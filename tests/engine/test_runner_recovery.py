@@ -1,6 +1,7 @@
 """Taking over: from an engine that died, from one that was paused too long, and from one that stopped in order."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,11 @@ async def test_a_zombie_s_unanswered_request_is_refused_and_does_not_hang(databa
         connection = await asyncpg.connect(database)
         await connection.execute("UPDATE owners SET fenced = true WHERE id = $1", old)
         await connection.close()
-        actors = [await zombie.submit({"steps": [work("a")]}) for _ in range(3)]
+        actors = []
+        for _ in range(3):
+            with suppress(Unavailable):  # it may have noticed already when the second comes
+                actors.append(await zombie.submit({"steps": [work("a")]}))
+        assert actors
         for actor in actors:
             with pytest.raises((Fenced, Unavailable)):
                 await asyncio.wait_for(actor.accepted(), 5)
