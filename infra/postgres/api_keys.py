@@ -33,6 +33,9 @@ class _Cached:
     until: float
 
 
+_FIRST_KEY_LOCK = 0x4B455931
+
+
 class ApiKeys:
     """The table of API keys, with the verified ones remembered for a few seconds.
 
@@ -116,6 +119,12 @@ class ApiKeys:
         Raises:
             Conflict: `plain` is too short, was revoked, or belongs to a role below admin.
         """
+        # One server at a time: several may start at once on one database.
+        async with transaction(self._engine) as guard:
+            await guard.execute(select(func.pg_advisory_xact_lock(_FIRST_KEY_LOCK)))
+            return await self._ensure_first(plain)
+
+    async def _ensure_first(self, plain: str | None) -> str | None:
         if plain is not None:
             await self._ensure_chosen(plain)
             return None

@@ -346,3 +346,12 @@ async def test_a_connection_that_is_cut(engine: AsyncEngine, database: str) -> N
     with pytest.raises(Unavailable):
         await store.list(HERE, RunFilter())
     assert (await store.list(HERE, RunFilter())).items == ()
+
+
+async def test_servers_that_start_at_once_agree_on_the_first_key(
+    engine: AsyncEngine, manual_clock: ManualClock
+) -> None:
+    stores = [ApiKeys(engine, manual_clock) for _ in range(4)]
+    chosen = "rfx_chosen_by_the_operator_0123456789"
+    await asyncio.gather(*(store.ensure_first(chosen) for store in stores))
+    assert len(await stores[0].list(DEFAULT_WORKSPACE)) == 1
