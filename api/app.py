@@ -12,8 +12,25 @@ from api import problem
 from api.boundary import Boundary
 from api.limits import BodyLimit
 from api.problem import Problem
-from api.routes import accounts, health, insights, nodes, runs, traces, workflows
-from api.wiring import Services
+from api.routes import (
+    accounts,
+    cache,
+    events,
+    health,
+    insights,
+    limits,
+    node_routes,
+    nodes,
+    operations,
+    runs,
+    traces,
+    triggers,
+    variables,
+    webhooks,
+    workers,
+    workflows,
+)
+from api.services import Services
 from core.errors import RefluxError
 from engine.schema import workflow_schema
 
@@ -63,13 +80,23 @@ def create_app(
     for router in (
         workflows.router,
         workflows.schemas,
+        operations.router,
         runs.router,
+        node_routes.router,
+        limits.router,
         nodes.router,
+        cache.router,
+        triggers.router,
+        webhooks.router,
+        events.router,
+        workers.router,
+        variables.router,
         traces.router,
         insights.router,
         accounts.router,
     ):
         app.include_router(router, prefix="/api/v1")
+    app.include_router(webhooks.router)
     app.include_router(health.router)
 
     @app.get("/", include_in_schema=False)

@@ -7,7 +7,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
 from api.problem import Unauthorized
-from api.wiring import Services
+from api.services import Services
 from core.account import Principal, Role
 from core.errors import Forbidden
 

@@ -14,14 +14,16 @@ from api.answer import json_response
 from api.body import parse, read_json
 from api.replay import once
 from api.run_view import run_json
-from api.wiring import Services
+from api.services import Services
 from core.account import Principal
 from core.errors import Fault, Invalid, Unavailable
 from core.ids import RunId
 from core.json import JsonValue
-from core.run import RunRecord
+from core.run import DEFAULT_PRIORITY, PLAIN, RunOptions, RunRecord
 from engine.history import state_of
 from engine.input_check import input_faults
+from engine.program import Program
+from engine.wording import nearest
 
 _log = structlog.get_logger(__name__)
 
@@ -42,6 +44,9 @@ class ExecuteRequest(BaseModel):
         default_factory=dict, max_length=64, description="The situation, for routing and analysis: not a secret."
     )
     unit_key: ShortText = Field("", description="What sticky decisions are made for, such as a customer's id.")
+    breakpoints: tuple[ShortText, ...] = Field((), max_length=200, description="Steps to stop before.")
+    priority: int | None = Field(None, ge=0, le=9, description="Instead of the workflow's; 9 is most urgent.")
+    session: ShortText = Field("", description="Whose variables of the scope `session` the run sees.")
 
 
 async def execute(request: Request, services: Services, principal: Principal, reference: str) -> Response:
@@ -62,6 +67,8 @@ async def execute(request: Request, services: Services, principal: Principal, re
     if faults:
         raise Invalid(f"the input does not fit the workflow {workflow.name!r}: {faults[0].message}", faults)
 
+    options = _options(wanted, program)
+
     def write(reserved: uuid.UUID | None) -> Awaitable[Response]:
         record = RunRecord(
             id=RunId(reserved or services.clock.new_id()),
@@ -76,7 +83,7 @@ async def execute(request: Request, services: Services, principal: Principal, re
             unit_key=wanted.unit_key,
             created_by=principal.name,
         )
-        services.engine.accept(record, program)
+        services.engine.accept(record, program, options)
         return answer(services, record.id, wait)
 
     async def again(reserved: uuid.UUID | None) -> Response:
@@ -88,6 +95,22 @@ async def execute(request: Request, services: Services, principal: Principal, re
         return await write(reserved)
 
     return await once(request, services, principal, write, again)
+
+
+def _options(wanted: ExecuteRequest, program: Program) -> RunOptions:
+    faults = [
+        Fault(
+            f"$.breakpoints[{index}]", "unknown_step", f"The workflow has no step `{one}`.", nearest(one, program.steps)
+        )
+        for index, one in enumerate(wanted.breakpoints)
+        if one not in program.steps
+    ]
+    if faults:
+        raise Invalid(faults[0].message, faults)
+    priority = program.spec.policies.priority if wanted.priority is None else wanted.priority
+    if not (wanted.breakpoints or wanted.session) and priority == DEFAULT_PRIORITY:
+        return PLAIN
+    return RunOptions(breakpoints=wanted.breakpoints, priority=priority, session=wanted.session)
 
 
 async def answer(services: Services, run_id: RunId, wait: float) -> Response:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from api.answer import json_response
 from api.problem import BadRequest
-from api.wiring import Services
+from api.services import Services
 from core.account import Principal
 from core.errors import Fault, Invalid, RefluxError
 from infra.postgres.idempotency import Fresh, Mismatch, Replay

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from api.answer import instant
-from core.run import NO_ITEM, RunEvent, StepStatus
+from core.run import NO_ITEM, RunEvent, StepStatus, WaitReason
 from engine.state import RunState, StepState
 from infra.postgres.runs import RunSummary
 
@@ -25,7 +25,13 @@ def run_json(state: RunState) -> dict[str, Any]:
         "finished_at": _time(state.finished_at),
         "created_by": record.created_by,
         "recoveries": state.recoveries,
-        "steps": [step_json(step_id, step, record.pins.get(step_id, "")) for step_id, step in state.steps.items()],
+        "cost_usd": state.cost_usd,
+        "paused": state.paused,
+        "breakpoints": sorted(state.breakpoints),
+        "steps": [
+            step_json(step_id, step, record.pins.get(step_id, ""), _held(state))
+            for step_id, step in state.steps.items()
+        ],
     }
     if record.unit_key:
         shown["unit_key"] = record.unit_key
@@ -33,11 +39,24 @@ def run_json(state: RunState) -> dict[str, Any]:
         shown["error"] = state.error
     if state.cancel_reason:
         shown["cancel_reason"] = state.cancel_reason
+    if state.paused and state.pause_reason:
+        shown["pause_reason"] = state.pause_reason
+    _add_relatives(shown, state)
     return shown
 
 
-def step_json(step_id: str, step: StepState, version: str) -> dict[str, Any]:
-    """A step of a run."""
+def _add_relatives(shown: dict[str, Any], state: RunState) -> None:
+    options = state.options
+    if options.restarted_from is not None:
+        shown["restarted_from"] = str(options.restarted_from)
+    if options.parent is not None:
+        shown["parent"] = {"run_id": str(options.parent.run_id), "step_id": options.parent.step_id or None}
+    if state.fallback is not None:
+        shown["fallback_run"] = str(state.fallback.id)
+
+
+def step_json(step_id: str, step: StepState, version: str, held: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A step of a run. `held` is why no step of the run starts, if that is so."""
     shown: dict[str, Any] = {
         "id": step_id,
         "node_version": version,
@@ -55,22 +74,69 @@ def step_json(step_id: str, step: StepState, version: str) -> dict[str, Any]:
         shown["reason"] = step.reason
     if step.size is not None:
         shown["items"] = {"total": step.size, "finished": step.finished}
-    waiting_for = _waiting_for(step)
+    waiting_for = _waiting_for(step, held)
     if waiting_for is not None:
         shown["waiting_for"] = waiting_for
+    _add_service(shown, step)
     return shown
 
 
-def _waiting_for(step: StepState) -> dict[str, Any] | None:
+def _add_service(shown: dict[str, Any], step: StepState) -> None:
+    """Who does the step's work: the arm, the cache, other runs."""
+    task = step.tasks.get(NO_ITEM)
+    if task is not None and task.route is not None:
+        shown["arm"] = task.route.get("label") or task.route.get("version", "")
+    if task is not None and task.cache_hit:
+        shown["cache_hit"] = True
+    children = [
+        {
+            "run_id": str(child.id),
+            "index": index,
+            "status": child.status.value,
+            **({} if item == NO_ITEM else {"item": item}),
+        }
+        for item, one in step.tasks.items()
+        for index, child in (one.children or {}).items()
+    ]
+    if children:
+        shown["children"] = children
+
+
+def _held(state: RunState) -> dict[str, Any] | None:
+    """Why no step of the run starts at this moment."""
+    if state.status.final:
+        return None
+    if state.paused:
+        return {"reason": WaitReason.PAUSED.value, "detail": state.pause_reason or "the run is paused"}
+    if state.queued:
+        return {"reason": WaitReason.CONCURRENCY_LIMIT.value, "detail": "as many runs as may be are under way"}
+    return None
+
+
+def _waiting_for(step: StepState, held: dict[str, Any] | None) -> dict[str, Any] | None:
+    if step.status.final:
+        return None
+    if step.waiting is not None:
+        return _reason(step.waiting, None, NO_ITEM)
+    for item, task in step.tasks.items():
+        if task.waiting is not None and not task.status.final:
+            return _reason(task.waiting, task.wait, item)
     if step.status is StepStatus.OUTCOME_UNKNOWN:
         return {"reason": "outcome_unknown", "detail": "a person has to say what became of the attempt"}
-    task = step.tasks.get(NO_ITEM)
-    if task is not None and task.status is StepStatus.WAITING:
-        reason = "delay" if task.attempt_at is not None else "retry"
-        return {"reason": reason, "until": _time(task.due_at)}
     if step.status is StepStatus.QUEUED:
-        return {"reason": "dependency"}
+        return held or {"reason": WaitReason.DEPENDENCY.value}
     return None
+
+
+def _reason(waiting: dict[str, Any], wait: dict[str, Any] | None, item: int) -> dict[str, Any]:
+    shown = {key: waiting[key] for key in ("reason", "detail", "until", "input") if waiting.get(key) not in (None, "")}
+    if "until" in shown:
+        shown["until"] = instant(datetime.fromisoformat(shown["until"]))
+    if wait is not None and wait.get("kind") in ("approval", "form"):
+        shown.update({key: wait[key] for key in ("role", "form", "plan") if wait.get(key) is not None})
+    if item != NO_ITEM:
+        shown["item"] = item
+    return shown
 
 
 def event_json(event: RunEvent) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import uvicorn
 
 from api.app import create_app
-from api.wiring import Services, open_services
+from api.services import Services
+from api.wiring import open_services
 from core.errors import Conflict
 from infra.settings import Settings
 from infra.telemetry import configure_logging

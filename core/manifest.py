@@ -46,7 +46,8 @@ class NodeManifest(BaseModel):
 
     `input_schema` and `output_schema` are JSON Schema 2020-12. `secret_fields` are the top-level parameters in which
     `{{ secrets.NAME }}` may stand. `expression_fields` are parameters whose text is itself CEL and is not
-    resolved before the node runs.
+    resolved before the node runs. `literal_fields` are taken as they are written, because they hold steps with
+    expressions of their own: paths below the parameters, `*` for any member (`branches.*.steps`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +64,7 @@ class NodeManifest(BaseModel):
     tunables: dict[str, Tunable] = Field(default_factory=dict)
     secret_fields: tuple[str, ...] = ()
     expression_fields: tuple[str, ...] = ()
+    literal_fields: tuple[str, ...] = ()
     error_classes: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     security_sensitive: bool = False

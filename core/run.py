@@ -56,8 +56,23 @@ class EventType(StrEnum):
     """
 
     RUN_CREATED = "run_created"
+    RUN_ADMITTED = "run_admitted"
+    """It found room under the workflow's limit."""
     RUN_RECOVERED = "run_recovered"
+    RUN_PAUSED = "run_paused"
+    RUN_RESUMED = "run_resumed"
+    BREAKPOINTS_SET = "breakpoints_set"
+    BREAKPOINT_PASSED = "breakpoint_passed"
+    SIGNAL_RECEIVED = "signal_received"
+    GRAPH_PATCHED = "graph_patched"
+    VARIABLE_SET = "variable_set"
     FOREACH_EXPANDED = "foreach_expanded"
+    STEP_WAITING = "step_waiting"
+    """A step could start, but for a reason that is named (a limit, a breakpoint, an open breaker)."""
+    PLAN_PROPOSED = "plan_proposed"
+    """A step has planned further steps, and a person has to approve of them."""
+    CHILD_STARTED = "child_started"
+    CHILD_ENDED = "child_ended"
     ATTEMPT_STARTED = "attempt_started"
     ATTEMPT_SUCCEEDED = "attempt_succeeded"
     ATTEMPT_FAILED = "attempt_failed"
@@ -66,7 +81,11 @@ class EventType(StrEnum):
     STEP_COMPLETED = "step_completed"
     STEP_FAILED = "step_failed"
     STEP_RESOLVED = "step_resolved"
+    STEP_REDRIVEN = "step_redriven"
+    """Steps are reset, to run again. A run that had ended goes on with it."""
     CANCEL_REQUESTED = "cancel_requested"
+    FALLBACK_STARTED = "fallback_started"
+    """The run has failed, and another workflow stands in for it."""
     RUN_COMPLETED = "run_completed"
     RUN_FAILED = "run_failed"
     RUN_CANCELLED = "run_cancelled"
@@ -77,6 +96,67 @@ ATTEMPT_ENDS = frozenset({EventType.ATTEMPT_SUCCEEDED, EventType.ATTEMPT_FAILED,
 
 NO_ITEM = -1
 """The `item` of a step that is not a `foreach`."""
+
+
+class WaitReason(StrEnum):
+    """Why a step does not go on at this moment."""
+
+    DEPENDENCY = "dependency"
+    RETRY = "retry"
+    DELAY = "delay"
+    EVENT = "event"
+    FORM = "form"
+    APPROVAL = "approval"
+    BREAKPOINT = "breakpoint"
+    PAUSED = "paused"
+    CONCURRENCY_LIMIT = "concurrency_limit"
+    RATE_LIMIT = "rate_limit"
+    CACHE = "cache"
+    BREAKER = "breaker"
+    NO_WORKER = "no_worker"
+    CHILDREN = "children"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+
+
+@dataclass(slots=True, frozen=True)
+class Parent:
+    """The step that a run was started by. `step_id` is empty when it is the fallback of the whole run."""
+
+    run_id: RunId
+    step_id: str
+    item: int = NO_ITEM
+    index: int = 0
+    depth: int = 1
+
+
+@dataclass(slots=True, frozen=True)
+class RunOptions:
+    """What a run may be given besides its input.
+
+    Attributes:
+        breakpoints: steps to stop before.
+        priority: 0 to 9, 9 first; None: the workflow's.
+        session: whose variables of scope `session` it sees.
+        restarted_from: the run that it repeats.
+        restored: results of steps that are taken over, `{status, output, error}` by step.
+        parent: the step of another run that waits for it.
+        spec: the document of a body that has no workflow of its own.
+    """
+
+    breakpoints: tuple[str, ...] = ()
+    priority: int | None = None
+    session: str = ""
+    restarted_from: RunId | None = None
+    restored: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parent: Parent | None = None
+    spec: dict[str, Any] | None = None
+
+
+DEFAULT_PRIORITY = 5
+"""Of a run that nobody gives one."""
+
+PLAIN = RunOptions()
+"""What most runs are given: nothing."""
 
 
 @dataclass(slots=True, frozen=True)

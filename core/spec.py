@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from core.duration import Duration
 from core.errors import TRANSIENT, ErrorClass
 from core.manifest import Effect
+from core.trigger import Trigger
+from core.variable import Declared
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}$")]
 StepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")]
@@ -36,6 +38,48 @@ class Retry(_Part):
     )
 
 
+class Cache(_Part):
+    """Use a result again instead of calling the node. Equal calls at the same time share one."""
+
+    ttl: Duration = Field(gt=0, description="How long a result is used.")
+    key: str | None = Field(
+        None, max_length=10_000, description="Expression; calls with equal values share. Default: all parameters."
+    )
+
+
+class Rate(_Part):
+    """Calls in a time."""
+
+    calls: int = Field(ge=1, le=1_000_000)
+    per: Duration = Field(1.0, gt=0, le=86_400)
+    burst: int | None = Field(None, ge=1, le=1_000_000, description="Calls at once after a quiet time; default 1.")
+
+
+class StepLimit(_Part):
+    """How much of a step runs at once over all runs, in all processes."""
+
+    concurrency: int | None = Field(None, ge=1, le=100_000)
+    rate: Rate | None = None
+    key: str | None = Field(
+        None, max_length=10_000, description="Expression; each value has a limit of its own. Default: one for the step."
+    )
+
+
+class RunLimit(_Part):
+    """How many runs of a workflow are under way at once."""
+
+    max: int = Field(ge=1, le=100_000)
+    key: str | None = Field(None, max_length=10_000, description="Expression over `input` and `context`.")
+    overflow: Literal["queue", "fail"] = Field("queue", description="What becomes of a run that finds no room.")
+
+
+class StepRoute(_Part):
+    """Overrides the route of the step's node."""
+
+    goal: Literal["cost", "latency", "quality", "balanced"] | dict[str, float] | None = None
+    weights: dict[str, float] | None = Field(None, description="Shares by version or label, instead of the route's.")
+
+
 class UseStep(_Part):
     """Run another step when this one fails; its output stands in for this step's."""
 
@@ -57,6 +101,9 @@ class Step(_Part):
     timeout: Duration | None = Field(None, description="Longest time for one attempt; default 5m.")
     on_error: Literal["fail", "continue"] | UseStep | None = Field(None, description="Default: the policy's.")
     effect: Effect | None = Field(None, description="Overrides what the node says running it twice means.")
+    cache: Cache | None = None
+    limit: StepLimit | None = None
+    route: StepRoute | None = None
 
 
 class Policies(_Part):
@@ -64,6 +111,14 @@ class Policies(_Part):
 
     max_duration: Duration | None = Field(None, description="The run fails when it takes longer.")
     on_error: Literal["fail", "continue"] = Field("fail", description="For steps that do not say.")
+    concurrency: Annotated[int, Field(ge=1, le=100_000)] | RunLimit | None = Field(
+        None, description="Runs that are under way at once; further ones wait as `queued`."
+    )
+    priority: int = Field(5, ge=0, le=9, description="Who comes first when there is a queue; 9 is most urgent.")
+    fallback_workflow: Name | None = Field(
+        None, description="Runs with the same input when this one fails; its outputs stand in for this run's."
+    )
+    cost_budget_usd: float | None = Field(None, gt=0, description="The run fails when its attempts cost more.")
 
 
 class WorkflowSpec(_Part):
@@ -75,6 +130,10 @@ class WorkflowSpec(_Part):
     steps: tuple[Step, ...] = Field(min_length=1, max_length=MAX_STEPS)
     outputs: dict[str, Any] = Field(default_factory=dict, description="Expressions over what the steps gave.")
     policies: Policies = Policies()
+    triggers: tuple[Trigger, ...] = Field((), max_length=50, description="What starts runs besides `execute`.")
+    variables: dict[Name, Declared] = Field(
+        default_factory=dict, description="Values or `{value, scope, ttl}`; expressions see them as `vars`."
+    )
 
     def to_json(self) -> dict[str, Any]:
         """The spec as it goes over the wire: what was said, without what was left to its default."""

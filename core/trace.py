@@ -26,7 +26,12 @@ class TraceRow:
         item: position inside a `foreach`, -1 when the step is not one.
         attempt: 1 for the first.
         arm: which alternative of the node's route served the attempt.
-        arm_probability: with which probability that arm was drawn.
+        arm_probability: with which probability `assigned_arm` was drawn.
+        route_revision: by which revision of the node's route; 0 without one.
+        assigned_arm: which alternative was drawn. Another one serves when it fails, or when its breaker is open; such
+            an attempt must not be compared as if it had been assigned.
+        served_by: why `arm` serves: drawn, fallback, breaker, probe or least_bad; empty without a route.
+        breaker: state of the serving arm's breaker when the attempt began; empty without one.
         start: when the attempt began, UTC.
         latency_ms: from start to end; for a cancelled call the time that it had taken until then.
         queue_ms: how long the attempt was ready before it started.
@@ -53,6 +58,9 @@ class TraceRow:
     arm: str = ""
     arm_probability: float = 1.0
     route_revision: int = 0
+    assigned_arm: str = ""
+    served_by: str = ""
+    breaker: str = ""
     rollout: str = ""
     stage: str = ""
     error_class: str = ""

@@ -1,26 +1,36 @@
-"""Prepares attempts: resolves parameters, collects what the trace shall know, and hands them to the performer."""
+"""Prepares attempts: resolves parameters, draws the arm, collects what the trace shall know, and has them performed."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from core.clock import Clock
-from core.errors import StepError
+from core.errors import ErrorClass, StepError
 from core.ids import StepId
 from core.json import JsonValue, canonical
 from core.manifest import Effect
 from core.run import NO_ITEM, StepStatus
-from core.trace import TraceStatus
+from core.trace import TraceStatus, attempt_id
 from engine.expression.evaluator import Evaluator
 from engine.expression.secret import masked
 from engine.expression.template import Template
 from engine.features import features
+from engine.gate import Gate, Gates, Pass
 from engine.node.context import StepContext, idempotency_key
 from engine.node.version import Lane, NodeVersion
 from engine.outcome import AttemptFacts, Outcome
+from engine.parts import ALONE, Parts
 from engine.performer import Performer
 from engine.program import CompiledStep, Program
+from engine.remote.call import RemoteCall
+from engine.remote.result import RemoteStatus
+from engine.retry import RetryPolicy
+from engine.routing.choice import ArmChoice
+from engine.scope import scope_of
+from engine.serving import Serving, Servings
 from engine.state import RunState, TaskState
 
 
@@ -30,114 +40,208 @@ class Attempt:
 
     Attributes:
         number: 1 for the first.
-        params: resolved; secrets are still placeholders.
+        serving: which node version serves it, and with what; secrets are still placeholders.
+        gate: what it has to pass before it may start.
         due_at: when it ends by itself, for a node that only waits.
+        plan: what the node wants of the engine: a wait, children, the end of the run.
     """
 
     step: CompiledStep
     step_id: str
     item: int
     number: int
-    params: dict[str, Any]
+    serving: Serving
     effect: Effect
     facts: AttemptFacts
     context: StepContext | None = None
+    gate: Gate | None = None
     due_at: datetime | None = None
+    plan: Any = None
 
     @property
-    def node(self) -> NodeVersion:
-        """The node version that serves it."""
-        return self.step.node
+    def lane(self) -> Lane:
+        """Where it runs."""
+        return self.serving.base.lane
+
+    @property
+    def choice(self) -> ArmChoice | None:
+        """The arm, when a route decided."""
+        return self.serving.choice
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """The arm's policy, else the step's."""
+        choice = self.serving.choice
+        return self.step.retry if choice is None or choice.retry is None else RetryPolicy.of(choice.retry)
 
 
 class Attempts:
     """See the module."""
 
-    def __init__(self, clock: Clock, evaluator: Evaluator, performer: Performer) -> None:
+    def __init__(self, clock: Clock, evaluator: Evaluator, performer: Performer, parts: Parts = ALONE) -> None:
         self._clock = clock
-        self._evaluator = evaluator
         self._performer = performer
+        self._servings = Servings(evaluator, parts.router)
+        self._gates = Gates(evaluator, parts)
+        self.evaluator = evaluator
+        self.parts = parts
 
     async def resolve(self, template: Template, state: RunState) -> JsonValue:
         """The value of a template in a run. Raises StepError."""
-        return await self._evaluator.resolve(template, _scope(state))
+        return await self.evaluator.resolve(template, scope_of(state, self._clock.now()))
 
     async def prepare(
-        self, program: Program, state: RunState, step_id: str, item: int, number: int, element: JsonValue
+        self,
+        program: Program,
+        state: RunState,
+        step_id: str,
+        item: int,
+        number: int,
+        element: JsonValue,
+        again: TaskState | None = None,
     ) -> Attempt:
-        """Resolve the parameters of an attempt.
+        """Resolve the parameters of an attempt, and decide who serves it.
+
+        Args:
+            again: the task of an attempt that is under way already, and is only taken up.
 
         Raises:
-            StepError: an expression fails.
+            StepError: an expression fails, or no version can serve.
         """
         step = program.steps[step_id]
         now = self._clock.now()
-        scope = _scope(state)
+        scope = scope_of(state, now)
         if item != NO_ITEM:
             scope["item"], scope["index"] = element, item
-        params: dict[str, Any] = await self._evaluator.resolve(step.params, scope)
-        if step.raw:
-            params = {**params, **step.raw}
-        if step.node.joins:
-            params = {**params, "inputs": _joined(program, state, step_id)}
-        numbers, texts = features(params, step.node.manifest.secret_fields)
-        effect = step.effect(params)
+        joined = _joined(program, state, step_id) if step.node.joins else None
+        task = state.steps[step_id].tasks.get(item)
+        serving = await self._servings.of(program, state, step_id, item, task, scope, joined, now, again is not None)
+        params = serving.params
+        numbers, texts = features(serving.given, serving.node.manifest.secret_fields)
+        effect = step.step.effect or serving.node.effect_of(serving.given if serving.node.binding else params)
+        context = self._context(state, step_id, item, number, effect, serving.timeout)
+        due_at, plan = self._planned(serving, step, now)
+        gate = None
+        if again is not None:
+            due_at, now = again.due_at, again.attempt_at or now
+        elif self._gates.stands_before(step, serving, state):
+            gate = await self._gates.before(program, state, step, serving, item, number, scope)
         return Attempt(
             step=step,
             step_id=step_id,
             item=item,
             number=number,
-            params=params,
+            serving=serving,
             effect=effect,
             facts=AttemptFacts(
-                node=step.node.manifest.name,
-                node_version=step.node.manifest.version,
+                node=serving.node.manifest.name,
+                node_version=serving.node.manifest.version,
                 started_at=now,
                 queue_ms=_queued_ms(program, state, step_id, item, now),
-                inputs_hash=_hash(params, bool(step.params.secret_names)),
+                inputs_hash=_hash(serving.given, bool(serving.secret_names)),
                 numbers=numbers,
                 texts=texts,
+                choice=serving.choice,
+                timeout=serving.timeout if step.step.timeout is not None or serving.choice is not None else None,
+                retry_delay=task.delay if task is not None else None,
             ),
-            context=self._context(state, step, step_id, item, number, effect),
-            due_at=step.node.wake_at(params, now) if step.node.lane is Lane.TIMER else None,
+            context=context,
+            gate=gate,
+            due_at=due_at,
+            plan=plan,
         )
 
-    def known(self, step: CompiledStep, state: RunState, step_id: str, item: int, task: TaskState) -> Attempt:
+    def _planned(self, serving: Serving, step: CompiledStep, now: datetime) -> tuple[datetime | None, Any]:
+        base = serving.base
+        if base.lane is Lane.TIMER:
+            return base.wake_at(serving.params, now), None
+        if base.lane not in (Lane.WAIT, Lane.COMPOSITE, Lane.END):
+            return None, None
+        plan = base.describe(serving.params)
+        seconds = getattr(plan, "timeout", None) if base.lane is Lane.WAIT else step.step.timeout
+        return (None if seconds is None else now + timedelta(seconds=seconds)), plan
+
+    def known(self, step: CompiledStep, program: Program, step_id: str, item: int, task: TaskState) -> Attempt:
         """An attempt that an earlier owner started, as far as the journal knows it."""
-        manifest = step.node.manifest
-        started = task.attempt_at or self._clock.now()
-        facts = AttemptFacts(manifest.name, manifest.version, started)
-        return Attempt(step, step_id, item, task.attempts, {}, task.effect, facts, due_at=task.due_at)
+        serving = self._servings.known(step, program, task)
+        manifest = serving.node.manifest
+        facts = AttemptFacts(
+            manifest.name, manifest.version, task.attempt_at or self._clock.now(), choice=serving.choice
+        )
+        return Attempt(step, step_id, item, task.attempts, serving, task.effect, facts, due_at=task.due_at)
 
     def stillborn(self, step: CompiledStep, step_id: str, item: int, number: int) -> Attempt:
         """An attempt that fails before its node is called, because an expression does."""
         manifest = step.node.manifest
         facts = AttemptFacts(manifest.name, manifest.version, self._clock.now())
-        return Attempt(step, step_id, item, number, {}, Effect.PURE, facts)
+        return Attempt(step, step_id, item, number, Serving.nothing(step), Effect.PURE, facts)
 
     def inline(self, attempt: Attempt) -> Outcome:
         """Perform an attempt of a quick, pure node at once."""
         assert attempt.context is not None
-        return self._performer.inline(attempt.node, attempt.params, attempt.context)
+        return self._performer.inline(attempt.serving.base, attempt.serving.params, attempt.context)
 
-    async def perform(self, attempt: Attempt, state: RunState) -> Outcome:
-        """Perform an attempt with all guards."""
-        assert attempt.context is not None
-        return await self._performer.perform(
-            attempt.node,
-            attempt.params,
-            attempt.context,
-            state.record.workspace,
-            sorted(attempt.step.params.secret_names),
+    def goes_away(self, node: NodeVersion) -> bool:
+        """Whether a worker process performs attempts of this node."""
+        return (
+            self.parts.remote is not None
+            and node.lane in (Lane.ASYNC, Lane.PROCESS)
+            and node.manifest.category not in ("flow", "transform")
         )
+
+    async def perform(self, attempt: Attempt, state: RunState, on_wait: Callable[[str, str], None]) -> Outcome:
+        """Perform an attempt with all guards, here or in a worker."""
+        assert attempt.context is not None
+        serving = attempt.serving
+        if self.goes_away(serving.base):
+            outcome = await self._perform_away(attempt, state, on_wait)
+        else:
+            outcome = await self._performer.perform(
+                serving.base, serving.params, attempt.context, state.record.workspace, serving.secret_names
+            )
+        if outcome.error is None and serving.outputs:
+            outcome = await self._servings.translated(serving, outcome)
+        return outcome
+
+    async def _perform_away(self, attempt: Attempt, state: RunState, on_wait: Callable[[str, str], None]) -> Outcome:
+        remote, context, serving = self.parts.remote, attempt.context, attempt.serving
+        assert remote is not None
+        assert context is not None
+        call = RemoteCall(
+            workspace=state.record.workspace,
+            run_id=state.record.id,
+            step_id=StepId(attempt.step_id),
+            item=attempt.item,
+            attempt=attempt.number,
+            node=serving.base.manifest.name,
+            node_version=serving.base.manifest.version,
+            effect=attempt.effect,
+            params=serving.params,
+            secret_names=tuple(serving.secret_names),
+            idempotency_key=context.idempotency_key,
+            timeout=context.timeout,
+            priority=5 if state.options.priority is None else state.options.priority,
+        )
+        result = await remote.perform(call, on_wait)
+        if result.outcome is None:
+            # A task that somebody withdrew is nobody's any more; all else is lost with its worker.
+            lost = result.status is RemoteStatus.LOST
+            gone = StepError(ErrorClass.CANCELLED, "the task was withdrawn", outcome_unknown=True)
+            return Outcome(TraceStatus.CANCELLED, self._elapsed_ms(attempt), error=gone, lost=lost)
+        return result.outcome
+
+    async def let_through(self, attempt: Attempt, on_wait: Callable[[str, str], None]) -> Pass:
+        """Wait until an attempt may pass its gate."""
+        assert attempt.gate is not None
+        return await self._gates.let_through(attempt.gate, on_wait)
 
     def never_ran(self, error: StepError) -> Outcome:
         """The outcome of a stillborn attempt."""
         return Outcome(TraceStatus.ERROR, 0.0, error=error)
 
-    def slept(self, attempt: Attempt) -> Outcome:
-        """The outcome of an attempt that only had to wait."""
-        return Outcome(TraceStatus.OK, self._elapsed_ms(attempt), {}, b"{}")
+    def gave(self, attempt: Attempt, output: JsonValue) -> Outcome:
+        """The outcome of an attempt that only had to wait, and was given this."""
+        return Outcome(TraceStatus.OK, self._elapsed_ms(attempt), output)
 
     def ended_now(self, attempt: Attempt, status: TraceStatus, error: StepError | None = None) -> Outcome:
         """The outcome of an attempt that ends from outside: cancelled, or lost with its worker."""
@@ -147,37 +251,30 @@ class Attempts:
         return max(0.0, (self._clock.now() - attempt.facts.started_at).total_seconds() * 1000)
 
     def _context(
-        self, state: RunState, step: CompiledStep, step_id: str, item: int, number: int, effect: Effect
+        self, state: RunState, step_id: str, item: int, number: int, effect: Effect, timeout: float
     ) -> StepContext:
-        run_id = state.record.id
+        run_id, drives = state.record.id, state.steps[step_id].drives
+        key = idempotency_key(run_id, StepId(step_id), item)
         return StepContext(
             run_id=run_id,
             step_id=StepId(step_id),
             item=item,
             attempt=number,
-            idempotency_key=idempotency_key(run_id, StepId(step_id), item),
-            timeout=step.timeout,
+            # What is told to run again after it had succeeded, or with another input, is another effect.
+            idempotency_key=f"{key}~{drives}" if drives else key,
+            timeout=timeout,
             clock=self._clock,
-            evaluator=self._evaluator,
+            evaluator=self.evaluator,
             effect=effect,
+            workspace=state.record.workspace,
+            workflow=state.record.workflow,
+            session=state.options.session,
         )
 
 
-def _scope(state: RunState) -> dict[str, JsonValue]:
-    """What expressions may refer to. It holds nothing that changes from one reading to the next."""
-    record = state.record
-    return {
-        "input": record.input,
-        "steps": state.view,
-        "context": record.context,
-        "vars": {},
-        "run": {
-            "id": str(record.id),
-            "workflow": record.workflow,
-            "workflow_version": record.workflow_version,
-            "created_at": record.created_at.isoformat(),
-        },
-    }
+def task_id_of(state: RunState, attempt: Attempt) -> UUID:
+    """The id of the task that a worker performs: the same attempt is the same task."""
+    return attempt_id(str(state.record.id), attempt.step_id, attempt.item, attempt.number)
 
 
 def _joined(program: Program, state: RunState, step_id: str) -> dict[str, JsonValue]:

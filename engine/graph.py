@@ -9,6 +9,8 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from core.json import JsonValue
+
 
 @dataclass(frozen=True, slots=True)
 class StepLinks:
@@ -19,6 +21,7 @@ class StepLinks:
         fallback: the step that runs when this one fails (`on_error: {use: ...}`).
         continues: whether the run goes on when this step fails.
         joins: whether the step runs although all that it needs was skipped (`flow.merge`).
+        quorum: how many of `needs` must be completed for the step to start; None when it waits for the end of all.
     """
 
     id: str
@@ -26,6 +29,7 @@ class StepLinks:
     fallback: str | None = None
     continues: bool = False
     joins: bool = False
+    quorum: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,22 @@ class CycleError(ValueError):
     def __init__(self, path: list[str]) -> None:
         super().__init__("steps wait for each other in a circle: " + " → ".join(path))
         self.path = path
+
+
+def quorum_of(node_name: str, with_: Mapping[str, JsonValue]) -> int | None:
+    """The `quorum` of a step, which the parameters of `flow.merge` say.
+
+    Args:
+        node_name: without the version.
+        with_: the parameters as written.
+    """
+    if node_name != "flow.merge":
+        return None
+    if with_.get("mode") == "any":
+        return 1
+    count = with_.get("count")
+    counted = with_.get("mode") == "count" and isinstance(count, int) and not isinstance(count, bool)
+    return count if counted else None
 
 
 def waits_of(links: Mapping[str, StepLinks]) -> dict[str, tuple[str, ...]]:

@@ -8,6 +8,7 @@ from core.errors import StepError
 from core.json import JsonValue
 from core.trace import TraceStatus
 from engine.fingerprint import fingerprint
+from engine.routing.choice import ArmChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An attempt's end. `output` with its JSON text `encoded`, or `error`."""
+    """An attempt's end. `output` with its JSON text `encoded`, or `error`.
+
+    Attributes:
+        cached: the result was there already, and the node was not called.
+        signal: id of the signal that it was given.
+        lost: it ended with the worker that performed it; what it did is not known.
+    """
 
     status: TraceStatus
     latency_ms: float
@@ -30,11 +37,19 @@ class Outcome:
     encoded: bytes | None = None
     error: StepError | None = None
     usage: Usage = Usage()
+    cached: bool = False
+    lost: bool = False
+    signal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptFacts:
-    """What is known of an attempt before it ends: identity, times, and what its input looks like."""
+    """What is known of an attempt before it ends: identity, times, and what its input looks like.
+
+    Attributes:
+        choice: the arm that a route chose.
+        timeout, retry_delay: seconds, where somebody set them: they vary a little, so that their effect can be learnt.
+    """
 
     node: str
     node_version: str
@@ -43,6 +58,9 @@ class AttemptFacts:
     inputs_hash: str = ""
     numbers: dict[str, float] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    choice: ArmChoice | None = None
+    timeout: float | None = None
+    retry_delay: float | None = None
 
 
 def error_json(error: StepError, step_id: str = "") -> dict[str, Any]:
@@ -75,12 +93,35 @@ def trace_json(facts: AttemptFacts, outcome: Outcome) -> dict[str, Any]:
         "inputs_hash": facts.inputs_hash,
         "numbers": facts.numbers,
         "texts": facts.texts,
-        "metrics": usage.metrics,
+        "metrics": _metrics(facts, usage),
         "cost_usd": usage.cost_usd,
         "tokens_in": usage.tokens_in,
         "tokens_out": usage.tokens_out,
+        "cache_hit": outcome.cached,
     }
     trace.update((name, value) for name, value in optional.items() if value)
+    if facts.choice is not None:
+        trace.update(_route_json(facts.choice))
     if outcome.error is not None:
         trace["error_fingerprint"] = fingerprint(outcome.error.error_class.value, outcome.error.message)
     return trace
+
+
+def _metrics(facts: AttemptFacts, usage: Usage) -> dict[str, float]:
+    if facts.timeout is None and facts.retry_delay is None:
+        return usage.metrics
+    known = {"timeout_s": facts.timeout, "retry_delay_s": facts.retry_delay}
+    return {**usage.metrics, **{name: round(value, 4) for name, value in known.items() if value is not None}}
+
+
+def _route_json(choice: ArmChoice) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "arm": choice.arm,
+        "arm_probability": round(choice.probability, 6),
+        "route_revision": choice.revision,
+        "assigned_arm": choice.assigned_arm,
+        "served_by": choice.served_by.value,
+    }
+    if choice.breaker:
+        found["breaker"] = choice.breaker
+    return found

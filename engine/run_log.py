@@ -61,6 +61,11 @@ class RunLog:
         apply(self.state, event)
         self._pending.append(event)
 
+    def restate(self) -> None:
+        """Say again where the run stands: it was taken over, and nothing came of it."""
+        write = RunWrite(self.state.record.id, (), self.state.status, None, self.state.finished_at, self.state.error)
+        self.last = self._commit.submit(write)
+
     def flush(self) -> Commit | None:
         """Hand over what was emitted. Returns the commit that all of it is in; None when there never was anything.
 

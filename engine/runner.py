@@ -7,21 +7,27 @@ holds is dropped, since the other has it now, and it starts a new life with a ne
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import cast
+from uuid import UUID
 
 import structlog
 
 from core.clock import Clock
-from core.errors import RefluxError, Unavailable
+from core.command import Command, Redrive
+from core.errors import Conflict, RefluxError, Unavailable
+from core.event import Event
 from core.ids import OwnerId, RunId
 from core.journal import Fenced, RunWrite, StoredRun
-from core.json import JsonValue
-from core.run import RunRecord, RunStatus
+from core.run import PLAIN, Parent, RunOptions, RunRecord, RunStatus
 from engine.actor import ActorEnvironment, RunActor
 from engine.attempt import Attempts
 from engine.commit import GroupCommit
-from engine.history import state_of
-from engine.ports import Journal
+from engine.errands import Errands
+from engine.history import as_it_is_now, state_of
+from engine.mail import Mail, perform
+from engine.ports import Commands, Journal
 from engine.program import Program
+from engine.run_log import RunLog
 from engine.state import RunState, fresh
 
 _log = structlog.get_logger(__name__)
@@ -30,6 +36,7 @@ LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 ADOPT_SECONDS = 2.0
 _ADOPT_BATCH = 200
+_CHILDREN_SECONDS = 2.0
 _MOST_FAULTS = 3
 """How often the engine may stumble over a run before it ends it."""
 _GRACE_SECONDS = 1.5
@@ -43,6 +50,7 @@ class Engine:
         programs: makes the program of a stored run; raises NotFound when a node version is missing here.
         on_durable: told after each commit what it wrote.
         exclusive: no other engine can be alive on this database, so the runs of all others are taken over at once.
+        commands: carries commands between engines; without it there is only this one.
     """
 
     def __init__(
@@ -53,6 +61,7 @@ class Engine:
         programs: Callable[[StoredRun], Program],
         on_durable: Callable[[Sequence[RunWrite]], None],
         exclusive: bool,
+        commands: Commands | None = None,
     ) -> None:
         self._journal = journal
         self._clock = clock
@@ -60,6 +69,9 @@ class Engine:
         self._programs = programs
         self._on_durable = on_durable
         self._exclusive = exclusive
+        self._mail = None if commands is None else Mail(commands, clock, self.actor)
+        self._errands = Errands(attempts.parts.remote)
+        self._owner: OwnerId | None = None
         self._actors: dict[RunId, RunActor] = {}
         self._drives: dict[RunId, asyncio.Task[None]] = {}
         self._unloaded: set[RunId] = set()
@@ -100,7 +112,12 @@ class Engine:
         self._life.cancel()
         await asyncio.wait((self._life,))
 
-    def accept(self, record: RunRecord, program: Program) -> RunActor:
+    @property
+    def owner(self) -> OwnerId | None:
+        """The life that this engine lives at the moment."""
+        return self._owner
+
+    def accept(self, record: RunRecord, program: Program, options: RunOptions = PLAIN) -> RunActor:
         """Take on a new run. It is accepted for good once `actor.created` has committed.
 
         Raises:
@@ -111,25 +128,81 @@ class Engine:
         known = self._actors.get(record.id)
         if known is not None:  # the same request came twice at once, under one Idempotency-Key
             return known
-        return self._drive(fresh(record, list(program.steps), program.fallbacks), program)
+        return self._drive(fresh(record, list(program.steps), program.fallbacks, options), program)
 
     def actor(self, run_id: RunId) -> RunActor | None:
         """The actor of a run that this engine drives."""
         return self._actors.get(run_id)
 
-    async def cancel(self, run_id: RunId, reason: str) -> None:
-        """Cancel a run. Raises Conflict when it has ended, Unavailable when another engine has it."""
-        await self._owned(run_id).cancel(reason)
+    async def launch(self, record: RunRecord, program: Program, options: RunOptions) -> None:
+        """Start a run that another one asks for. Raises Unavailable."""
+        self.accept(record, program, options)
 
-    async def resolve(self, run_id: RunId, step_id: str, item: int, outcome: str, output: JsonValue) -> None:
-        """Say what became of an attempt whose outcome is unknown. Raises as `cancel`."""
-        await self._owned(run_id).resolve(step_id, item, outcome, output)
+    async def existing(self, run_ids: Sequence[RunId]) -> frozenset[RunId]:
+        """Which of these runs were ever started. Raises Unavailable."""
+        return frozenset(await self._journal.ended(run_ids))
 
-    def _owned(self, run_id: RunId) -> RunActor:
+    def withdraw(self, task_id: UUID) -> None:
+        """A worker shall stop performing an attempt."""
+        self._errands.withdraw(task_id)
+
+    def forget(self, task_id: UUID, log: RunLog) -> None:
+        """Once the journal has the end of an attempt, nobody needs the worker's result any more."""
+        self._errands.forget(task_id, log)
+
+    async def command(self, run_id: RunId, command: Command) -> None:
+        """Ask something of a run, wherever it is driven. Returns once what was asked for is durable.
+
+        Raises:
+            Conflict: the run's state does not allow it.
+            Invalid: the command does not fit the run.
+            Forbidden: it asks for another role.
+            Unavailable: no engine drives the run at this moment.
+        """
         actor = self._actors.get(run_id)
-        if actor is None:
+        if actor is None and isinstance(command, Redrive):
+            actor = await self._reopen(run_id)
+        if actor is not None:
+            await perform(actor, command)
+        elif self._mail is not None:
+            await self._mail.deliver(run_id, command)
+        else:
             raise Unavailable("no engine here drives this run at this moment; it is being taken over, try again")
-        return actor
+
+    async def _reopen(self, run_id: RunId) -> RunActor | None:
+        """Take over a run that has ended. None when it has not."""
+        if self._owner is None or not self.ready:
+            raise Unavailable("the engine does not accept runs at this moment; try again")
+        if not await self._journal.reopen(self._owner, run_id):
+            return self._actors.get(run_id)
+        stored = await self._journal.load(run_id)
+        if stored is None:
+            raise Conflict("the run's history is gone")
+        try:
+            prepared = await asyncio.to_thread(self._prepared, stored)
+        except BaseException:
+            self._unloaded.add(run_id)  # it counts as under way now: whoever can load it sets that right
+            raise
+        return self._drive(*prepared, reopened=True)
+
+    async def on_event(self, event: Event) -> int:
+        """Wake the runs that wait for an event; says how many."""
+        waits = self._attempts.parts.waits
+        if waits is None:
+            return 0
+        woken = 0
+        for key in await waits.matching(event):
+            run_id, step_id, item = cast(tuple[RunId, str, int], key)
+            actor = self._actors.get(run_id)
+            if actor is not None:
+                actor.waits.wake(step_id, item, event.payload)
+                woken += 1
+        return woken
+
+    async def read_mail(self) -> None:
+        """Perform what other processes have asked of runs that are driven here. Raises Unavailable."""
+        if self._mail is not None and self._owner is not None:
+            await self._mail.read(self._owner)
 
     # --- a life --------------------------------------------------------------------------------------------------
 
@@ -154,17 +227,30 @@ class Engine:
     async def _one_life(self, owner: OwnerId) -> None:
         commit = GroupCommit(self._journal, owner, self._on_durable, self._reject)
         self._commit = commit
+        self._live_as(owner)
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(self._keep_lease(owner)), tasks.create_task(self._keep_adopting(owner))]
+            background = [
+                tasks.create_task(one)
+                for one in (self._keep_lease(owner), self._keep_adopting(owner), self._keep_looking_after_children())
+            ]
             writing = tasks.create_task(commit.run())
             self._alive.set()
             try:
                 await asyncio.shield(writing)
             finally:
                 self._alive.clear()
+                self._live_as(None)
                 for task in background:
                     task.cancel()
         await self._journal.release(owner)
+
+    def _live_as(self, owner: OwnerId | None) -> None:
+        self._owner = owner
+        parts = self._attempts.parts
+        if parts.limiter is not None:
+            parts.limiter.owner = owner
+        if parts.cache is not None:
+            parts.cache.owner = owner
 
     async def _give_up(self, owner: OwnerId) -> None:
         try:
@@ -204,6 +290,33 @@ class Engine:
             if found < _ADOPT_BATCH:
                 await asyncio.sleep(ADOPT_SECONDS)
 
+    async def _keep_looking_after_children(self) -> None:
+        """Hear of the end of children that ended elsewhere, or while nobody listened."""
+        while True:
+            await asyncio.sleep(_CHILDREN_SECONDS)
+            outstanding: dict[RunId, Parent] = {}
+            for actor in list(self._actors.values()):
+                outstanding.update(
+                    (child, parent) for child, parent in actor.outstanding() if child not in self._actors
+                )
+            try:
+                await self._tell_of(outstanding)
+            except Unavailable as error:
+                _log.warning("the ends of child runs cannot be read now", detail=error.detail)
+
+    async def _tell_of(self, children: dict[RunId, Parent]) -> None:
+        if not children:
+            return
+        for run_id, over in (await self._journal.ended(list(children))).items():
+            stored = await self._journal.load(run_id) if over else None
+            if stored is not None:
+                self._tell_parent(children[run_id], await asyncio.to_thread(state_of, stored))
+
+    def _tell_parent(self, parent: Parent | None, child: RunState) -> None:
+        actor = self._actors.get(parent.run_id) if parent is not None else None
+        if actor is not None and parent is not None:
+            actor.child_ended(parent, child)
+
     async def _take_up(self, run_id: RunId) -> None:
         try:
             stored = await self._journal.load(run_id)
@@ -219,18 +332,21 @@ class Engine:
         self._unloaded.discard(run_id)
         if prepared is None:
             self._hopeless.pop(run_id, None)  # its first write was refused: there is nothing to end
-        elif not prepared[0].status.final and run_id not in self._actors:
+        elif prepared[0].status.final:
+            self._drive(*prepared, reopened=True)  # somebody died while making it go on: it stays as it was
+        elif run_id not in self._actors:
             actor = self._drive(*prepared)
             if run_id in self._hopeless:
                 actor.reject(self._hopeless.pop(run_id))
 
     def _prepared(self, stored: StoredRun) -> tuple[RunState, Program]:
-        return state_of(stored), self._programs(stored)
+        state = state_of(stored)
+        return state, self._programs(as_it_is_now(stored, state))
 
-    def _drive(self, state: RunState, program: Program) -> RunActor:
+    def _drive(self, state: RunState, program: Program, reopened: bool = False) -> RunActor:
         assert self._commit is not None
-        environment = ActorEnvironment(self._clock, self._attempts, self._commit, lambda: self._draining)
-        actor = RunActor(environment, program, state)
+        environment = ActorEnvironment(self._clock, self._attempts, self._commit, lambda: self._draining, self)
+        actor = RunActor(environment, program, state, reopened)
         run_id = state.record.id
         self._actors[run_id] = actor
         self._drives[run_id] = asyncio.create_task(self._guard(run_id, actor))
@@ -247,6 +363,7 @@ class Engine:
         else:
             self._faults.pop(run_id, None)
             self._tell_end(actor.state)
+            self._tell_parent(actor.state.options.parent, actor.state)
         finally:
             if self._actors.get(run_id) is actor:
                 del self._actors[run_id]

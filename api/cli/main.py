@@ -10,6 +10,7 @@ from api.cli.execute import execute
 from api.cli.status import status
 from api.cli.up import up
 from api.cli.validate import validate
+from api.cli.worker import worker, workers
 
 app = typer.Typer(
     name="reflux", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -25,5 +26,7 @@ app.command()(up)
 app.command()(execute)
 app.command()(validate)
 app.command()(status)
+app.command()(worker)
+app.command()(workers)
 for one in (runs, workflows, nodes, secrets, keys, traces, insights, audit):
     app.add_typer(one.app)

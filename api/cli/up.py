@@ -14,7 +14,7 @@ from api.cli.output import note, say
 from core.errors import Invalid, RefluxError
 
 if TYPE_CHECKING:
-    from api.wiring import Services
+    from api.services import Services
 
 
 def up(

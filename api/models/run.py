@@ -9,7 +9,7 @@ from pydantic import Field
 from api.models.shape import Page, Shape, left_out
 from api.models.workflow import WorkflowSpec
 from core.errors import ErrorClass
-from core.run import EventType, RunStatus, StepStatus
+from core.run import EventType, RunStatus, StepStatus, WaitReason
 
 
 class RunError(Shape):
@@ -36,9 +36,32 @@ class Elements(Shape):
 class WaitingFor(Shape):
     """Why a step does not go on at this moment."""
 
-    reason: Literal["dependency", "delay", "retry", "outcome_unknown"]
-    until: datetime | None = Field(default_factory=left_out, description="When a delay or a retry is due.")
-    detail: str = Field(default_factory=left_out)
+    reason: WaitReason
+    until: datetime | None = Field(default_factory=left_out, description="When it goes on by itself at the latest.")
+    detail: str = Field(default_factory=left_out, examples=["the route payment.charge has no arm that is healthy"])
+    role: Literal["editor", "approver", "admin"] = Field(
+        default_factory=left_out, description="The least role that may answer an approval or a form."
+    )
+    form: dict[str, Any] = Field(default_factory=left_out, description="JSON Schema of what is to be submitted.")
+    plan: Any = Field(default_factory=left_out, description="The planned steps that are to be approved.")
+    input: Any = Field(default_factory=left_out, description="At a breakpoint: the parameters that the step has.")
+    item: int = Field(default_factory=left_out, ge=0, description="The element of a `foreach` that waits.")
+
+
+class Child(Shape):
+    """A run that a step has started, and waits for."""
+
+    run_id: uuid.UUID
+    index: int = Field(ge=0, description="Which of the step's runs it is.")
+    status: RunStatus
+    item: int = Field(default_factory=left_out, ge=0, description="The element, for a step with `foreach`.")
+
+
+class ParentStep(Shape):
+    """The step of another run that waits for this one."""
+
+    run_id: uuid.UUID
+    step_id: str | None = Field(description="Null when this run stands in for the other as a whole.")
 
 
 class RunStep(Shape):
@@ -55,6 +78,9 @@ class RunStep(Shape):
     reason: str = Field(default_factory=left_out, description="Why the step was skipped or ended otherwise.")
     items: Elements = Field(default_factory=left_out, description="There for a step with `foreach`.")
     waiting_for: WaitingFor = Field(default_factory=left_out)
+    arm: str = Field(default_factory=left_out, description="The arm of the node's route that serves the step.")
+    cache_hit: Literal[True] = Field(default_factory=left_out, description="There when the result came from the cache.")
+    children: list[Child] = Field(default_factory=left_out, description="Runs that the step has started.")
 
 
 class RunSummary(Shape):
@@ -81,6 +107,15 @@ class Run(RunSummary):
     steps: list[RunStep]
     unit_key: str = Field(default_factory=left_out, description="What sticky decisions are made for.")
     cancel_reason: str = Field(default_factory=left_out, description="There once the run is told to cancel.")
+    cost_usd: float = Field(description="What its attempts have cost so far.")
+    paused: bool = Field(description="Nothing more starts until the run is resumed.")
+    pause_reason: str = Field(default_factory=left_out)
+    breakpoints: list[str] = Field(description="Steps to stop before.")
+    restarted_from: uuid.UUID = Field(default_factory=left_out, description="The run that this one repeats.")
+    parent: ParentStep = Field(default_factory=left_out, description="There when another run has started this one.")
+    fallback_run: uuid.UUID = Field(
+        default_factory=left_out, description="The run of the fallback workflow, which stands in for this one."
+    )
 
 
 class RunPage(Page[RunSummary]):

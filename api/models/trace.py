@@ -25,7 +25,7 @@ class Trace(Shape):
     latency_ms: float = Field(examples=[812.5])
     queue_ms: float = Field(description="How long the attempt was ready before it started.")
     arm: str = Field(description="Which alternative of the node's route served the attempt; may be empty.")
-    arm_probability: float = Field(description="With which probability that arm was drawn.")
+    arm_probability: float = Field(description="With which probability `assigned_arm` was drawn.")
     route_revision: int
     cache_hit: bool
     inputs_hash: str = Field(description="Equal inputs have equal hashes.")
@@ -42,6 +42,14 @@ class Trace(Shape):
     error_message: str = Field(default_factory=left_out, description="There with `error_class`.")
     error_fingerprint: str = Field(
         default_factory=left_out, description="Failures that look the same have the same; there with `error_class`."
+    )
+    assigned_arm: str = Field(default_factory=left_out, description="Which alternative the route drew.")
+    served_by: str = Field(
+        default_factory=left_out,
+        description="Why `arm` served: drawn, fallback, breaker, probe, least_bad. There with `assigned_arm`.",
+    )
+    breaker: str = Field(
+        default_factory=left_out, description="State of the arm's breaker when the attempt began, if it has one."
     )
     rollout: str = Field(default_factory=left_out, description="The rollout that the attempt was part of.")
     stage: str = Field(default_factory=left_out, description="The stage of that rollout.")

@@ -1,4 +1,4 @@
-"""Runs: list, read, watch, export, cancel."""
+"""Runs: list, read, watch, export."""
 
 import asyncio
 import csv
@@ -9,26 +9,21 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Header, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answer import json_response, page
-from api.auth import Editor, ServicesDep, Viewer
-from api.body import read_model
-from api.execution import answer
+from api.auth import ServicesDep, Viewer
 from api.models.run import EventPage, Run, RunExport, RunPage
 from api.paging import Cursor, Instant, Limit
 from api.problem import BadRequest, responses
 from api.programs import find_workflow
 from api.run_view import event_json, run_json, summary_json
-from api.wiring import Services
+from api.services import Services
 from core.account import Principal
-from core.errors import Conflict, NotFound
+from core.errors import NotFound
 from core.ids import RunId, Workspace
 from core.journal import StoredRun
-from core.json import JsonValue
 from core.run import NO_ITEM, RunEvent, RunStatus
 from engine.history import state_of
 from infra.postgres.runs import RunFilter
@@ -38,22 +33,6 @@ router = APIRouter(prefix="/runs", tags=["runs"])
 RunPath = Annotated[uuid.UUID, Path(description="The run's id.")]
 _STREAM_BATCH = 100
 _STREAM_POLL_SECONDS = 1.0
-
-
-class CancelRequest(BaseModel):
-    """Why a run is cancelled."""
-
-    model_config = ConfigDict(extra="forbid")
-    reason: str = Field("", max_length=1_000, examples=["the customer withdrew the order"])
-
-
-class ResolveRequest(BaseModel):
-    """What became of an attempt whose outcome nobody recorded."""
-
-    model_config = ConfigDict(extra="forbid")
-    outcome: Literal["succeeded", "failed", "retry"]
-    output: JsonValue = Field(None, description="The step's output, when it succeeded.")
-    item: int = Field(NO_ITEM, ge=NO_ITEM, le=1_000_000, description="The element, for a step with `foreach`.")
 
 
 @router.get(
@@ -161,67 +140,8 @@ async def export_run(
     return json_response(run, headers=headers)
 
 
-@router.post(
-    "/{run_id}/cancel",
-    responses={200: {"model": Run, "description": "The cancelled run."}, **responses(404, 409)},
-    openapi_extra={
-        "requestBody": {"content": {"application/json": {"schema": CancelRequest.model_json_schema()}}},
-    },
-    summary="Cancel a run",
-)
-async def cancel_run(run_id: RunPath, request: Request, principal: Editor, services: ServicesDep) -> Response:
-    wanted = await read_model(request, CancelRequest, {})
-    await _not_ended(services, principal, run_id)
-    reason = wanted.reason or f"cancelled by {principal.name}"
-    await services.engine.cancel(RunId(run_id), reason)
-    await services.audit.append(principal.workspace, principal.name, "run.cancel", str(run_id), {"reason": reason})
-    return await answer(services, RunId(run_id), 0)
-
-
-@router.post(
-    "/{run_id}/steps/{step_id}/resolve",
-    responses={
-        200: {"model": Run, "description": "The run has ended."},
-        202: {"model": Run, "description": "The run goes on."},
-        **responses(404, 409),
-    },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": ResolveRequest.model_json_schema(),
-                    "example": {"outcome": "succeeded", "output": {"id": "ch_1"}},
-                }
-            },
-        }
-    },
-    summary="Say what became of an attempt whose outcome is unknown",
-)
-async def resolve_step(
-    run_id: RunPath,
-    step_id: Annotated[str, Path(max_length=64)],
-    request: Request,
-    principal: Editor,
-    services: ServicesDep,
-) -> Response:
-    wanted = await read_model(request, ResolveRequest)
-    await _not_ended(services, principal, run_id)
-    await services.engine.resolve(RunId(run_id), step_id, wanted.item, wanted.outcome, wanted.output)
-    await services.audit.append(
-        principal.workspace, principal.name, "run.resolve", str(run_id), {"step": step_id, "outcome": wanted.outcome}
-    )
-    return await answer(services, RunId(run_id), 0)
-
-
 async def _visible(services: Services, principal: Principal, run_id: uuid.UUID) -> None:
     await services.runs.get(principal.workspace, RunId(run_id))
-
-
-async def _not_ended(services: Services, principal: Principal, run_id: uuid.UUID) -> None:
-    found = await services.runs.get(principal.workspace, RunId(run_id))
-    if found.status.final:
-        raise Conflict(f"the run has ended already: it is {found.status.value}")
 
 
 async def _stored(services: Services, principal: Principal, run_id: uuid.UUID) -> StoredRun:

@@ -154,6 +154,9 @@ def trace_json(row: TraceRow) -> dict[str, Any]:
         shown["error_class"] = row.error_class
         shown["error_message"] = row.error_message
         shown["error_fingerprint"] = row.error_fingerprint
+    for name in ("assigned_arm", "served_by", "breaker"):
+        if value := getattr(row, name):
+            shown[name] = value
     if row.rollout:
         shown["rollout"], shown["stage"] = row.rollout, row.stage
     return shown

@@ -19,13 +19,14 @@ from api.paging import Cursor, Limit
 from api.problem import fault_json, responses
 from api.programs import find_workflow
 from api.replay import once
-from api.wiring import Services
+from api.services import Services
 from core.account import Principal, Role
 from core.errors import Conflict, Fault, Invalid
 from core.ids import WorkflowId
 from core.spec import WorkflowSpec
 from engine.schema import workflow_schema
 from engine.validation import Validated, validate
+from engine.validation.mentions import mentioned_workflows
 from infra.postgres.workflows import StoredWorkflow
 
 router = APIRouter(prefix="/workflows", tags=["workflows"])
@@ -66,7 +67,7 @@ class Publish(BaseModel):
     summary="Create a workflow, or a new version of the workflow of that name",
 )
 async def create_workflow(request: Request, principal: Editor, services: ServicesDep) -> Response:
-    spec = await _checked(request, services)
+    spec = await _checked(request, services, principal)
 
     async def write(_: uuid.UUID | None) -> Response:
         return await _save(services, principal, spec, 201)
@@ -89,7 +90,7 @@ async def create_workflow(request: Request, principal: Editor, services: Service
     summary="Check a spec without storing it; all faults at once",
 )
 async def validate_workflow(request: Request, principal: Viewer, services: ServicesDep) -> Response:
-    found = await _validated(request, services)
+    found = await _validated(request, services, principal)
     faults = [] if isinstance(found, Validated) else [fault_json(fault) for fault in found]
     return json_response({"valid": not faults, "faults": faults})
 
@@ -138,7 +139,7 @@ async def get_workflow(
 )
 async def put_workflow(workflow_id: Reference, request: Request, principal: Editor, services: ServicesDep) -> Response:
     workflow = await find_workflow(services.workflows, principal.workspace, workflow_id)
-    spec = await _checked(request, services)
+    spec = await _checked(request, services, principal)
     if spec.name != workflow.name:
         raise Conflict(f"the spec's name is {spec.name!r}, the workflow's {workflow.name!r}; a name cannot be changed")
 
@@ -151,9 +152,10 @@ async def put_workflow(workflow_id: Reference, request: Request, principal: Edit
 @router.delete("/{workflow_id}", status_code=204, responses=responses(404), summary="Delete a workflow; its runs stay")
 async def delete_workflow(workflow_id: Reference, principal: Editor, services: ServicesDep) -> Response:
     workflow = await find_workflow(services.workflows, principal.workspace, workflow_id)
+    await services.triggers.sync(principal.workspace, workflow.id, ())
     await services.workflows.delete(principal.workspace, workflow.id)
     await services.audit.append(principal.workspace, principal.name, "workflow.delete", workflow.name, {})
-    services.programs.changed()
+    services.programs.changed_here()
     return Response(status_code=204)
 
 
@@ -199,10 +201,11 @@ async def publish_workflow(
 
     async def write(_: uuid.UUID | None) -> Response:
         published = await services.workflows.publish(principal.workspace, WorkflowId(workflow.id), wanted.version)
+        await services.triggers.sync(principal.workspace, published.id, published.spec.triggers)
         await services.audit.append(
             principal.workspace, principal.name, "workflow.publish", workflow.name, {"version": wanted.version}
         )
-        services.programs.changed()
+        services.programs.changed_here()
         return json_response(_workflow_json(published))
 
     return await once(request, services, principal, write)
@@ -243,16 +246,18 @@ async def execute_workflow(request: Request) -> Response:
     return await execute(request, request.app.state.services, principal, request.path_params["workflow_id"])
 
 
-async def _validated(request: Request, services: Services) -> Validated | list[Fault]:
+async def _validated(request: Request, services: Services, principal: Principal) -> Validated | list[Fault]:
     document = await read_document(request)
+    registry = services.registry.within(principal.workspace)
+    names = await services.workflows.known(principal.workspace, mentioned_workflows(document))
     if len(await request.body()) <= _QUICK_SPEC:
-        return validate(document, services.registry)
+        return validate(document, registry, names.__contains__)
     async with _large_specs:
-        return await asyncio.to_thread(validate, document, services.registry)
+        return await asyncio.to_thread(validate, document, registry, names.__contains__)
 
 
-async def _checked(request: Request, services: Services) -> WorkflowSpec:
-    found = await _validated(request, services)
+async def _checked(request: Request, services: Services, principal: Principal) -> WorkflowSpec:
+    found = await _validated(request, services, principal)
     if isinstance(found, Validated):
         return found.spec
     count = len(found)
@@ -260,11 +265,13 @@ async def _checked(request: Request, services: Services) -> WorkflowSpec:
 
 
 async def _save(services: Services, principal: Principal, spec: WorkflowSpec, status: int) -> Response:
+    await services.triggers.check(principal.workspace, spec.name, spec.triggers)
     workflow = await services.workflows.save(principal.workspace, spec, principal.name)
+    await services.triggers.sync(principal.workspace, workflow.id, spec.triggers)
     await services.audit.append(
         principal.workspace, principal.name, "workflow.save", workflow.name, {"version": workflow.version}
     )
-    services.programs.changed()
+    services.programs.changed_here()
     return json_response(_workflow_json(workflow), status)
 
 

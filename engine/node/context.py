@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from core.clock import Clock
-from core.ids import RunId, StepId
+from core.ids import DEFAULT_WORKSPACE, RunId, StepId, Workspace
 from core.json import JsonValue
 from core.manifest import Effect
 from core.run import NO_ITEM
@@ -46,6 +46,7 @@ class StepContext:
         idempotency_key: the same for every attempt of this step and item.
         timeout: seconds that the attempt may take; the engine enforces them.
         effect: what the step says about running twice, when it overrides the node.
+        workflow: its name; `session`: what the run was started with, if anything.
         reported: what the node has reported so far.
     """
 
@@ -58,6 +59,9 @@ class StepContext:
     clock: Clock
     evaluator: ExpressionEvaluator
     effect: Effect | None = None
+    workspace: Workspace = DEFAULT_WORKSPACE
+    workflow: str = ""
+    session: str = ""
     reported: Report = field(default_factory=Report)
 
     def report(self, **metrics: float) -> None:

@@ -4,6 +4,8 @@ import difflib
 import hashlib
 import importlib.util
 import sys
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -22,10 +24,19 @@ class NodeNotFound(NotFound):
 
 
 class NodeRegistry:
-    """All node versions that this process knows."""
+    """All node versions that this process knows. Workspaces may have more of their own, see `within`."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, dict[Version, NodeVersion]] = {}
+        self._workspaces: dict[str, WorkspaceRegistry] = {}
+
+    def within(self, workspace: str) -> "NodeRegistry":
+        """What a workspace sees: its own versions before those of all."""
+        return self._workspaces.get(workspace, self)
+
+    def replace(self, workspaces: Mapping[str, Iterable[NodeVersion]]) -> None:
+        """Set the versions of all workspaces, in the place of those from before."""
+        self._workspaces = {name: WorkspaceRegistry(self, versions) for name, versions in workspaces.items()}
 
     def register(self, version: NodeVersion) -> None:
         """Add a version. Raises Conflict when this name has it already: versions are immutable."""
@@ -44,6 +55,19 @@ class NodeRegistry:
         versions = self._named(name)
         return [versions[number] for number in sorted(versions)]
 
+    def has(self, name: str, version: str) -> bool:
+        """Whether there is a version of this number, whatever its status."""
+        try:
+            return _number(version) in self._versions(name)
+        except ValueError:
+            return False
+
+    def labels(self, name: str) -> dict[str, str]:
+        """The version number of each label of a node; of equal labels the newest version's."""
+        known = self._versions(name)
+        ordered = (known[number] for number in sorted(known))
+        return {one.label: one.manifest.version for one in ordered if one.label}
+
     def resolve(self, ref: str) -> NodeVersion:
         """The version that a reference means.
 
@@ -56,7 +80,7 @@ class NodeRegistry:
         name, _, wanted = ref.partition("@")
         versions = self._named(name)
         if not wanted:
-            return self._newest(name, self._live(versions), f"{name} has no production version")
+            return self._newest(name, versions, self._live(versions), f"{name} has no production version")
         try:
             if wanted[0] not in "^~":
                 return versions[Version.parse(wanted)]
@@ -67,7 +91,7 @@ class NodeRegistry:
             near = self._nearest(name, versions)
             raise NodeNotFound(f"{name} has no version {wanted}", near) from None
         found = {number: one for number, one in self._live(versions).items() if number in inside}
-        return self._newest(name, found, f"{name} has no production version in {wanted}")
+        return self._newest(name, versions, found, f"{name} has no production version in {wanted}")
 
     def set_status(self, name: str, version: str, status: NodeStatus) -> NodeVersion:
         """Move a version to another point of its life. Raises NodeNotFound."""
@@ -103,23 +127,64 @@ class NodeRegistry:
     def _holds(self, version: NodeVersion) -> bool:
         return any(version is one for one in self._nodes.get(version.manifest.name, {}).values())
 
+    def _versions(self, name: str) -> dict[Version, NodeVersion]:
+        """By number; empty when there is no such node."""
+        return self._nodes.get(name, {})
+
     def _named(self, name: str) -> dict[Version, NodeVersion]:
-        if name not in self._nodes:
+        versions = self._versions(name)
+        if not versions:
             near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
             raise NodeNotFound(f"there is no node {name[:200]!r}", near[0] if near else None)
-        return self._nodes[name]
+        return versions
 
     def _live(self, versions: dict[Version, NodeVersion]) -> dict[Version, NodeVersion]:
         live = {n: one for n, one in versions.items() if one.manifest.status is NodeStatus.PRODUCTION}
         return {n: one for n, one in live.items() if not n.pre} or live
 
-    def _newest(self, name: str, found: dict[Version, NodeVersion], otherwise: str) -> NodeVersion:
+    def _newest(
+        self, name: str, versions: dict[Version, NodeVersion], found: dict[Version, NodeVersion], otherwise: str
+    ) -> NodeVersion:
         if not found:
-            raise NodeNotFound(otherwise, self._nearest(name, self._nodes[name]))
+            raise NodeNotFound(otherwise, self._nearest(name, versions))
         return found[max(found)]
 
     def _nearest(self, name: str, versions: dict[Version, NodeVersion]) -> str:
         return f"{name}@{max(self._live(versions) or versions)}"
+
+
+class WorkspaceRegistry(NodeRegistry):
+    """A registry that sees all versions of another one, and in front of them its own."""
+
+    def __init__(self, base: NodeRegistry, versions: Iterable[NodeVersion]) -> None:
+        super().__init__()
+        self._base = base
+        for version in versions:
+            self.register(version)
+        self._joined: dict[str, dict[Version, NodeVersion]] = {
+            name: {**base._versions(name), **own} for name, own in self._nodes.items()
+        }
+
+    def within(self, workspace: str) -> NodeRegistry:
+        """What a workspace sees."""
+        return self._base.within(workspace)
+
+    def names(self) -> list[str]:
+        """Names of all nodes, sorted."""
+        return sorted({*self._base.names(), *self._nodes})
+
+    def owns(self, name: str, version: str) -> bool:
+        """Whether a version is the workspace's own."""
+        return _number(version) in self._nodes.get(name, {})
+
+    def _versions(self, name: str) -> dict[Version, NodeVersion]:
+        joined = self._joined.get(name)
+        return self._base._versions(name) if joined is None else joined
+
+
+@lru_cache(maxsize=1_024)
+def _number(version: str) -> Version:
+    return Version.parse(version)
 
 
 def _import(source: str) -> ModuleType:

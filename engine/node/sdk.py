@@ -36,7 +36,7 @@ def node(
     *,
     version: str,
     effect: Effect | Literal["pure", "idempotent", "unsafe"] = Effect.UNSAFE,
-    lane: Lane | Literal["inline", "async", "process", "timer"] | None = None,
+    lane: Lane | Literal["inline", "async", "process", "timer", "wait", "composite", "end"] | None = None,
     title: str | None = None,
     category: str = "general",
     status: NodeStatus = NodeStatus.PRODUCTION,
@@ -44,8 +44,11 @@ def node(
     metrics: tuple[str, ...] = (),
     security_sensitive: bool = False,
     joins: bool = False,
+    output_schema: dict[str, Any] | None = None,
+    literal_fields: tuple[str, ...] = (),
     effect_rule: Callable[[Mapping[str, JsonValue]], Effect] | None = None,
     close: Callable[[], Awaitable[None]] | None = None,
+    expands: bool = False,
 ) -> Callable[[Callable[..., Any]], NodeVersion]:
     """Turn a function into a NodeVersion.
 
@@ -61,8 +64,11 @@ def node(
         metrics: names of the figures that the node reports.
         security_sensitive: a change of this node always needs a person's approval.
         joins: see NodeVersion; the parameter `inputs` is filled by the engine and is not in the schema.
+        output_schema: of the step, where the function only describes what the engine does.
+        literal_fields: see NodeManifest.
         effect_rule: see NodeVersion.
         close: releases what the node holds.
+        expands: see NodeVersion.
 
     Raises:
         TypeError: at decoration, when name, version, signature or lane cannot be a node's.
@@ -87,16 +93,17 @@ def node(
             effect=Effect(effect),
             status=status,
             input_schema=_without_inputs(parameters.input_schema) if joins else parameters.input_schema,
-            output_schema=_NOTHING if chosen is Lane.TIMER else parameters.output_schema,
+            output_schema=_output_schema(chosen, parameters, output_schema),
             tunables=parameters.tunables,
             secret_fields=parameters.secret_fields,
             expression_fields=parameters.expression_fields,
+            literal_fields=literal_fields,
             error_classes=tuple(error_classes),
             metrics=metrics,
             security_sensitive=security_sensitive,
         )
         origin = Origin(function.__module__, function.__qualname__, inspect.getsourcefile(function))
-        return NodeVersion(manifest, function, chosen, parameters, joins, effect_rule, origin, close)
+        return NodeVersion(manifest, function, chosen, parameters, joins, effect_rule, origin, close, expands)
 
     return decorate
 
@@ -112,6 +119,12 @@ def _lane(function: Callable[..., Any], asked: Lane | str | None, parameters: Pa
     if lane is Lane.PROCESS and parameters.expression_fields:
         raise TypeError(f"{what}: a child process cannot evaluate expressions; make it `async def`")
     return lane
+
+
+def _output_schema(lane: Lane, parameters: Parameters, given: dict[str, Any] | None) -> dict[str, Any]:
+    if lane is Lane.TIMER:
+        return _NOTHING
+    return (given or {}) if lane.described else parameters.output_schema
 
 
 def _without_inputs(schema: dict[str, Any]) -> dict[str, Any]:

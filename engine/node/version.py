@@ -5,12 +5,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.json import JsonValue
 from core.manifest import Effect, NodeManifest, NodeStatus
 from engine.node.context import StepContext
 from engine.node.parameters import Parameters
+
+if TYPE_CHECKING:
+    from engine.node.binding import Binding
 
 
 class Lane(StrEnum):
@@ -24,6 +27,17 @@ class Lane(StrEnum):
     """In a child process that can be killed: a plain function may block or spin."""
     TIMER = "timer"
     """Not at all: the function says how many seconds to wait, the engine keeps the durable timer."""
+    WAIT = "wait"
+    """Not at all: the function describes what has to happen outside, the engine sleeps until it does."""
+    COMPOSITE = "composite"
+    """Not at all: the function describes runs, the engine starts them and makes one output of theirs."""
+    END = "end"
+    """Not at all: the function describes how the run ends, the engine ends it."""
+
+    @property
+    def described(self) -> bool:
+        """Whether the function only describes what the engine itself does (`NodeVersion.describe`)."""
+        return self in {Lane.WAIT, Lane.COMPOSITE, Lane.END}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +58,9 @@ class NodeVersion:
         joins: runs even when every parent was skipped, and gets the completed parents' outputs as `inputs`.
         effect_rule: says what running twice means for given parameters, where that differs between calls.
         close: releases what the version holds (connections).
+        expands: its output holds `operations` that put further steps into the run's graph.
+        label: a name that routes may use instead of the number.
+        binding: what it makes of another node; then that one is what is called.
     """
 
     manifest: NodeManifest
@@ -54,6 +71,9 @@ class NodeVersion:
     effect_rule: Callable[[Mapping[str, JsonValue]], Effect] | None = None
     origin: Origin | None = None
     close: Callable[[], Awaitable[None]] | None = None
+    expands: bool = False
+    label: str | None = None
+    binding: "Binding | None" = None
 
     def __str__(self) -> str:
         return f"{self.manifest.name}@{self.manifest.version}"
@@ -80,9 +100,10 @@ class NodeVersion:
 
         Raises:
             StepError: INVALID_INPUT, or what the node itself raises.
-            TypeError: the lane is `process` (see `engine.node.process`) or `timer` (see `wake_at`).
+            TypeError: the lane is `process` (see `engine.node.process`), `timer` (see `wake_at`) or one of those that
+                describe (see `describe`).
         """
-        if self.lane in {Lane.PROCESS, Lane.TIMER}:
+        if self.lane in {Lane.PROCESS, Lane.TIMER} or self.lane.described:
             raise TypeError(f"{self} runs in the {self.lane} lane and cannot be called in the event loop")
         result = self.run(**self._arguments(values, context))
         if inspect.isawaitable(result):
@@ -97,6 +118,14 @@ class NodeVersion:
         """
         seconds: float = self.run(**self.bind(values))
         return started + timedelta(seconds=seconds)
+
+    def describe(self, values: Mapping[str, JsonValue]) -> Any:
+        """What the engine shall do: what the function of the lanes `wait`, `composite` and `end` returns.
+
+        Raises:
+            StepError: INVALID_INPUT.
+        """
+        return self.run(**self.bind(values))
 
     def with_status(self, status: NodeStatus) -> "NodeVersion":
         """The same version at another point of its life."""

@@ -2,44 +2,47 @@
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from core.errors import ErrorClass, StepError
 from core.json import JsonError, JsonValue, decode
-from core.llm import ChatRequest, ChatResponse, EmbedRequest, Endpoint, FinishReason, Provider, TokenUsage, Tool
+from core.llm import ChatRequest, ChatResponse, EmbedRequest, FinishReason, Provider, Tool
 from core.manifest import Effect
 from engine.json_schema import SchemaError, check_schema, value_faults
+from engine.node.registry import NodeRegistry
 from engine.node.sdk import NodeVersion, Secret, StepContext, Tunable, node
+from engine.nodes.ai_call import (
+    CALL_ERRORS,
+    account,
+    check_extra,
+    check_temperature,
+    endpoint_of,
+    invalid,
+    price_given,
+    usage_json,
+)
+from engine.nodes.ai_plan import plan_node
 from engine.nodes.ai_port import LanguageModels
 from engine.nodes.ai_price import PRICES, Price, price_of
-from engine.nodes.ai_shape import ChatMessage, ChatOutput, EmbedOutput, PriceSpec, ToolSpec, Usage
+from engine.nodes.ai_shape import ChatMessage, ChatOutput, EmbedOutput, PriceSpec, ToolSpec
 
-_ERRORS = (
-    ErrorClass.NETWORK,
-    ErrorClass.TIMEOUT,
-    ErrorClass.RATE_LIMITED,
-    ErrorClass.AUTH,
-    ErrorClass.UPSTREAM_4XX,
-    ErrorClass.UPSTREAM_5XX,
-    ErrorClass.DECODE,
-    ErrorClass.INVALID_INPUT,
-    ErrorClass.POLICY,
-)
-_RESERVED = ("model", "messages", "stream", "n")
 _MAX_SHOWN_FAULTS = 3
 
 
-def ai_nodes(models: LanguageModels, prices: Mapping[str, Price] | None = None) -> list[NodeVersion]:
-    """`ai.chat` and `ai.embed`. Closing either closes the models' connections; they open again when needed.
+def ai_nodes(
+    models: LanguageModels, prices: Mapping[str, Price] | None = None, registry: NodeRegistry | None = None
+) -> list[NodeVersion]:
+    """`ai.chat`, `ai.embed` and `ai.plan`. Closing any closes the models' connections; they open again when needed.
 
     Args:
         models: makes the calls.
         prices: for models that are not in the built-in table, or cost something else here.
+        registry: the nodes that plans may be made of; without it there is no `ai.plan`.
     """
     table = {**PRICES, **(prices or {})}
-    return [_chat_node(models, table), _embed_node(models, table)]
+    nodes = [_chat_node(models, table), _embed_node(models, table)]
+    return nodes if registry is None else [*nodes, plan_node(models, table, registry)]
 
 
 def _chat_node(models: LanguageModels, prices: Mapping[str, Price]) -> NodeVersion:
@@ -48,7 +51,7 @@ def _chat_node(models: LanguageModels, prices: Mapping[str, Price]) -> NodeVersi
         version="1.0.0",
         effect=Effect.IDEMPOTENT,
         category="ai",
-        error_classes=_ERRORS,
+        error_classes=CALL_ERRORS,
         metrics=(
             "ttft_ms",
             "tokens_per_second",
@@ -109,7 +112,7 @@ def _chat_node(models: LanguageModels, prices: Mapping[str, Price]) -> NodeVersi
         _check(provider, temperature, json_schema, extra)
         request = ChatRequest(
             provider=Provider(provider),
-            endpoint=_endpoint(context, base_url, api_key),
+            endpoint=endpoint_of(context, base_url, api_key),
             model=model,
             messages=conversation,
             temperature=temperature,
@@ -125,7 +128,7 @@ def _chat_node(models: LanguageModels, prices: Mapping[str, Price]) -> NodeVersi
         begun = context.clock.monotonic()
         response = await models.chat(request)
         seconds = context.clock.monotonic() - begun
-        _account(context, response.usage, _price(price) or price_of(model, prices))
+        account(context, response.usage, price_given(price) or price_of(model, prices))
         _measure(context, response, seconds)
         return _output(response, json_schema)
 
@@ -138,7 +141,7 @@ def _embed_node(models: LanguageModels, prices: Mapping[str, Price]) -> NodeVers
         version="1.0.0",
         effect=Effect.IDEMPOTENT,
         category="ai",
-        error_classes=_ERRORS,
+        error_classes=CALL_ERRORS,
         metrics=("input_chars", "price_known"),
         close=models.aclose,
     )
@@ -163,82 +166,50 @@ def _embed_node(models: LanguageModels, prices: Mapping[str, Price]) -> NodeVers
             dimensions: Length of the vectors, for models that can shorten them.
             price: What a million tokens cost in US dollars, `{input, output}`, when it is not the list price.
         """
-        request = EmbedRequest(_endpoint(context, base_url, api_key), model, tuple(texts), dimensions)
+        request = EmbedRequest(endpoint_of(context, base_url, api_key), model, tuple(texts), dimensions)
         context.report(input_chars=sum(map(len, texts)))
         response = await models.embed(request)
-        _account(context, response.usage, _price(price) or price_of(model, prices))
-        return {"vectors": response.vectors, "model": response.model, "usage": _usage(response.usage)}
+        account(context, response.usage, price_given(price) or price_of(model, prices))
+        return {"vectors": response.vectors, "model": response.model, "usage": usage_json(response.usage)}
 
     return embed
-
-
-def _invalid(field: str, sentence: str) -> StepError:
-    return StepError(ErrorClass.INVALID_INPUT, f"Parameter `{field}` {sentence}", detail={"field": field})
 
 
 def _conversation(
     prompt: str | None, system: str | None, messages: list[ChatMessage] | None
 ) -> tuple[dict[str, Any], ...]:
     if (prompt is None) == (messages is None):
-        raise _invalid("prompt", "or `messages` must be given, and not both.")
+        raise invalid("prompt", "or `messages` must be given, and not both.")
     conversation: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     if messages is not None:
         conversation += [dict(one) for one in messages]
     else:
         conversation.append({"role": "user", "content": prompt})
     if all(one["role"] in {"system", "developer"} for one in conversation):
-        raise _invalid("messages", "must hold more than instructions: add a message of the role user.")
+        raise invalid("messages", "must hold more than instructions: add a message of the role user.")
     return tuple(conversation)
 
 
 def _check(
     provider: str, temperature: float | None, schema: dict[str, JsonValue] | None, extra: dict[str, JsonValue] | None
 ) -> None:
-    if provider == "anthropic" and temperature is not None and temperature > 1:
-        raise _invalid("temperature", "is at most 1 with Anthropic.")
-    for name in _RESERVED:
-        if name in (extra or {}):
-            raise _invalid("extra", f"may not set `{name}`.")
+    check_temperature(provider, temperature)
+    check_extra(extra)
     if schema is not None:
         try:
             check_schema(schema)
         except SchemaError as error:
-            raise _invalid("json_schema", f"is not usable: {error}") from None
-
-
-def _endpoint(context: StepContext, base_url: str | None, api_key: str | None) -> Endpoint:
-    if base_url is not None:
-        try:
-            parts = urlsplit(base_url)
-            fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            fits = False
-        if not fits or parts.query or parts.fragment or "@" in parts.netloc or not base_url.isprintable():
-            raise _invalid("base_url", "must be an absolute http or https address without credentials and query.")
-    if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
-        raise _invalid("api_key", "has characters that no key has, such as a line break: store the secret again.")
-    return Endpoint(base_url, (api_key or "").strip() or None, context.timeout, context.idempotency_key)
+            raise invalid("json_schema", f"is not usable: {error}") from None
 
 
 def _tool(spec: ToolSpec) -> Tool:
     return Tool(spec["name"], spec.get("description", ""), spec.get("parameters", {"type": "object", "properties": {}}))
 
 
-def _price(spec: PriceSpec | None) -> Price | None:
-    return None if spec is None else Price(spec["input"], spec["output"], spec.get("cached"))
-
-
 def _chars(content: str | list[dict[str, JsonValue]] | None) -> int:
     if isinstance(content, list):
         return sum(len(one["text"]) for one in content if isinstance(one.get("text"), str))
     return len(content or "")
-
-
-def _account(context: StepContext, usage: TokenUsage, price: Price | None) -> None:
-    """Put tokens and cost on record; also of answers that turn out to be of no use."""
-    context.tokens(usage.input_tokens, usage.output_tokens)
-    context.cost(price.of(usage) if price is not None else 0.0)
-    context.report(price_known=price is not None)
 
 
 def _measure(context: StepContext, response: ChatResponse, seconds: float) -> None:
@@ -249,20 +220,12 @@ def _measure(context: StepContext, response: ChatResponse, seconds: float) -> No
         context.report(tokens_per_second=response.usage.output_tokens / seconds)
 
 
-def _usage(usage: TokenUsage) -> Usage:
-    return {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cached_tokens": usage.cached_tokens,
-    }
-
-
 def _output(response: ChatResponse, schema: dict[str, JsonValue] | None) -> ChatOutput:
     output: ChatOutput = {
         "text": response.text,
         "model": response.model,
         "finish_reason": response.finish_reason.value,
-        "usage": _usage(response.usage),
+        "usage": usage_json(response.usage),
     }
     if response.tool_calls:
         output["tool_calls"] = [

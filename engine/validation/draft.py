@@ -14,6 +14,9 @@ class StepDraft:
         needs: names with the path of each.
         fallback: the name in `on_error.use`.
         continues: whether the step itself says `on_error: continue`; None when it does not say.
+        keys: the expressions that say which calls share a cached result or a limit, with the path of each.
+        weights: of `route`, as written.
+        cached: whether the step has a `cache`.
     """
 
     path: str
@@ -25,6 +28,9 @@ class StepDraft:
     foreach: JsonValue
     fallback: str | None
     continues: bool | None
+    keys: tuple[tuple[str, str], ...] = ()
+    weights: dict[str, JsonValue] | None = None
+    cached: bool = False
 
 
 def read_steps(document: dict[str, JsonValue]) -> list[StepDraft]:
@@ -55,7 +61,17 @@ def _read(path: str, raw: dict[str, JsonValue]) -> StepDraft:
         foreach=raw.get("foreach"),
         fallback=_text(on_error.get("use")) if isinstance(on_error, dict) else None,
         continues=None if on_error is None else on_error == "continue",
+        keys=tuple(
+            (f"{path}.{name}.key", key) for name in ("cache", "limit") if (key := _text(_member(raw, name, "key")))
+        ),
+        weights=weights if isinstance(weights := _member(raw, "route", "weights"), dict) else None,
+        cached=raw.get("cache") is not None,
     )
+
+
+def _member(raw: dict[str, JsonValue], name: str, key: str) -> JsonValue:
+    part = raw.get(name)
+    return part.get(key) if isinstance(part, dict) else None
 
 
 def _text(value: JsonValue) -> str | None:

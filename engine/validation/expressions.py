@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from core.errors import Fault
 from core.json import JsonValue
 from core.manifest import NodeManifest
+from engine.composition.literal import split_literal
 from engine.expression.errors import ExpressionSyntaxError
 from engine.expression.program import compile_expression
 from engine.expression.references import Reference
@@ -26,10 +27,15 @@ _STEP_FIELDS = ("output", "error", "status")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where expressions stand: what they may begin with, and whether a secret may stand there."""
+    """Where expressions stand: what they may begin with, and whether a secret may stand there.
+
+    Attributes:
+        in_body: inside steps that are run for each item, or again and again; those get all by their `input`.
+    """
 
     roots: tuple[str, ...] = ROOTS
     secrets: bool = False
+    in_body: bool = False
 
 
 @dataclass(slots=True)
@@ -75,17 +81,26 @@ class Scan:
         else:
             self.found.append((TemplateExpression(path, value, references, whole=False), place))
 
-    def whole(self, value: JsonValue, path: str, wanted: str) -> None:
+    def whole(self, value: JsonValue, path: str, wanted: str, place: Place) -> None:
         """Compile a field that must be one whole expression."""
         name = path.rpartition(".")[2]
         if not isinstance(value, str):
             return
         before = len(self.faults)
-        expressions = self.template(value, path, Place())
+        expressions = self.template(value, path, place)
         if len(self.faults) == before and not (len(expressions) == 1 and expressions[0].whole):
             suggestion = f"{{{{ {value.strip()} }}}}" if value.strip() and "{{" not in value else None
             self.broken.append(value)
             said = f"`{name}` must be {wanted}, not text{did_you_mean(suggestion)}"
+            self.faults.append(Fault(path, "bad_expression", said, suggestion))
+
+    def key(self, value: str, path: str, place: Place) -> None:
+        """Compile a text that tells calls apart: without an expression it would be the same for all."""
+        before = len(self.faults)
+        if not self.template(value, path, place) and len(self.faults) == before:
+            suggestion = f"{{{{ {value.strip()} }}}}" if _looks_like_one(value) else None
+            said = f"`key` has no expression in {{{{ }}}}, so it would be the same for all{did_you_mean(suggestion)}"
+            self.broken.append(value)
             self.faults.append(Fault(path, "bad_expression", said, suggestion))
 
     def _apart(
@@ -107,25 +122,46 @@ class Scan:
         self.faults.append(Fault(path, "bad_expression", f"not a usable expression: {said}"))
 
 
-def scan_step(draft: StepDraft, manifest: NodeManifest | None) -> Scan:
-    """Compile all expressions of a step. Without its node's manifest every parameter is taken for a template."""
+def scan_step(draft: StepDraft, manifest: NodeManifest | None, in_body: bool = False) -> Scan:
+    """Compile all expressions of a step. Without its node's manifest every parameter is taken for a template.
+
+    Literal parts (the steps of a body) are left out: they are read as documents of their own.
+    """
     scan = Scan()
     secret_fields: Collection[str] = manifest.secret_fields if manifest else draft.params or ()
     raw_fields: Collection[str] = manifest.expression_fields if manifest else ()
     roots = ROOTS if draft.foreach is None else ROOTS + _ELEMENT_ROOTS
-    for name, value in (draft.params or {}).items():
+    params, _ = split_literal(draft.params or {}, manifest.literal_fields if manifest else ())
+    for name, value in params.items():
         path = child(f"{draft.path}.with", name)
-        if name in raw_fields:
-            scan.raw(value, path, Place(ROOTS + _NODE_ROOTS))
+        if manifest and name in raw_fields:
+            scan.raw(value, path, Place(_raw_roots(manifest, name), in_body=in_body))
         else:
-            scan.template(value, path, Place(roots, name in secret_fields))
+            scan.template(value, path, Place(roots, name in secret_fields, in_body))
+    for path, key in draft.keys:
+        scan.key(key, path, Place(roots, in_body=in_body))
+    plain = Place(in_body=in_body)
     if not isinstance(draft.when, bool):
-        scan.whole(draft.when, f"{draft.path}.when", "true, false or one expression in {{ }}")
+        scan.whole(draft.when, f"{draft.path}.when", "true, false or one expression in {{ }}", plain)
     if isinstance(draft.foreach, list):
-        scan.template(draft.foreach, f"{draft.path}.foreach", Place())
+        scan.template(draft.foreach, f"{draft.path}.foreach", plain)
     elif draft.foreach is not None:
-        scan.whole(draft.foreach, f"{draft.path}.foreach", "a list or one expression in {{ }}")
+        scan.whole(draft.foreach, f"{draft.path}.foreach", "a list or one expression in {{ }}", plain)
     return scan
+
+
+def _raw_roots(manifest: NodeManifest, name: str) -> tuple[str, ...]:
+    """What the CEL of a parameter may begin with: as its schema says."""
+    described = manifest.input_schema.get("properties", {}).get(name, {}).get("x-roots")
+    return tuple(described) if isinstance(described, list) else ROOTS + _NODE_ROOTS
+
+
+def _looks_like_one(value: str) -> bool:
+    try:
+        references = compile_expression(value.strip()).analysis.references
+    except ExpressionSyntaxError:
+        return False
+    return any(one.root in ROOTS + _ELEMENT_ROOTS and one.path for one in references)
 
 
 def reference_faults(scan: Scan, steps: Mapping[str, object], inputs: JsonValue) -> Iterator[Fault]:
@@ -161,6 +197,9 @@ def _fault(
 
 
 def _unknown_root(path: str, root: str, place: Place, steps: Iterable[str]) -> Fault:
+    if place.in_body and root in (*_ELEMENT_ROOTS, "loop"):
+        said = f"steps inside a step get all that they work on as their `input`; did you mean `input.{root}`?"
+        return Fault(path, "unknown_reference", said, f"input.{root}")
     if root in _ELEMENT_ROOTS:
         said = f"`{root}` exists only in the parameters of a step with `foreach`"
         return Fault(path, "unknown_reference", said)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from core.errors import Fault
-from engine.graph import StepLinks, find_cycle, waits_of
+from engine.graph import StepLinks, find_cycle, quorum_of, waits_of
 from engine.references import needed_steps
 from engine.validation.draft import StepDraft
 from engine.validation.expressions import Scan
@@ -25,6 +25,11 @@ class LinkedStep:
     draft: StepDraft
     scan: Scan
     joins: bool
+
+    @property
+    def quorum(self) -> int | None:
+        """See `StepLinks`."""
+        return quorum_of((self.draft.node or "").partition("@")[0], self.draft.params or {})
 
 
 def by_id(drafts: Iterable[StepDraft]) -> tuple[dict[str, StepDraft], list[Fault]]:
@@ -64,6 +69,7 @@ def links_of(linked: Mapping[str, LinkedStep], continues: bool) -> dict[str, Ste
             fallback=one.draft.fallback if one.draft.fallback != step_id else None,
             continues=one.draft.continues if one.draft.continues is not None else continues,
             joins=one.joins,
+            quorum=one.quorum,
         )
         for step_id, one in linked.items()
     }

@@ -1,8 +1,8 @@
 """Faults of shape: what pydantic finds wrong with the document, in the words and paths of its author."""
 
 import inspect
-import typing
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from core.errors import ErrorClass, Fault
 from core.json import JsonValue
 from core.spec import WorkflowSpec
+from core.trigger import Trigger
 from engine.json_path import join
 from engine.json_schema import kind_of
 from engine.wording import did_you_mean, listed, nearest, shortened
@@ -25,6 +26,7 @@ _WANTED = {
     "bool_parsing": "true or false",
     "dict_type": "an object",
     "model_type": "an object",
+    "model_attributes_type": "an object",
     "list_type": "a list",
     "tuple_type": "a list",
     "frozen_set_type": "a list",
@@ -37,6 +39,10 @@ _FORMS = {
     "needs": "holds ids of steps",
 }
 _UNIONS = {"when": "true, false or one expression in {{ }}", "foreach": "a list or one expression in {{ }}"}
+_Union: TypeAlias = Callable[[str, str, JsonValue], Fault | None]
+"""Words a fault from its path, the field's name and what stands there."""
+_CONCURRENCY = ["policies", "concurrency"]
+_TRIGGERS = [get_args(one.model_fields["type"].annotation)[0] for one in get_args(get_args(Trigger)[0])]
 
 
 def read_spec(document: dict[str, JsonValue]) -> tuple[WorkflowSpec | None, list[Fault]]:
@@ -65,14 +71,14 @@ def _fault(document: JsonValue, error: ErrorDetails) -> Fault | None:
     if error["type"] == "too_short" and error["input"]:
         return None  # pydantic also counts the elements that are right
     keys = _keys(document, error)
-    field = keys[2] if len(keys) > 2 and keys[0] == "steps" else None
-    if field in _UNIONS or (field == "on_error" and len(keys) == 3):
-        return _union(join("$", keys), str(field), error["input"])
     path, kind, name = join("$", keys), error["type"], _name(keys)
+    union = _union_of(keys, kind)
+    if union is not None:
+        return union(path, name, error["input"])
     if kind == "missing":
         return Fault(path, "missing_field", f"the field `{name}` is missing")
     if kind == "extra_forbidden":
-        known = _fields_at(keys[:-1])
+        known = _fields_at(document, keys[:-1])
         suggestion = nearest(name, known)
         hint = did_you_mean(suggestion) or f"; allowed are {listed(known)}"
         return Fault(path, "unknown_field", f"there is no field `{name}`{hint}", suggestion)
@@ -81,19 +87,51 @@ def _fault(document: JsonValue, error: ErrorDetails) -> Fault | None:
     return _bad_value(path, name, error)
 
 
-def _union(path: str, field: str, given: JsonValue) -> Fault | None:
-    if field != "on_error":
-        return Fault(path, "wrong_type", f"`{field}` must be {_UNIONS[field]}, not {kind_of(given)}")
+def _union_of(keys: list[str | int], kind: str) -> _Union | None:
+    """Who words the fault of a field that has several forms."""
+    field = keys[2] if len(keys) > 2 and keys[0] == "steps" else None
+    if field in _UNIONS:
+        return _several
+    if field == "on_error" and len(keys) == 3:
+        return _on_error
+    if keys == _CONCURRENCY and kind in _WANTED:
+        return _concurrency
+    return _tag if kind.startswith("union_tag") else None
+
+
+def _several(path: str, name: str, given: JsonValue) -> Fault:
+    return Fault(path, "wrong_type", f"`{name}` must be {_UNIONS[name]}, not {kind_of(given)}")
+
+
+def _on_error(path: str, name: str, given: JsonValue) -> Fault | None:
     if isinstance(given, dict):
         return None  # the errors inside the object say more
-    sentence = "`on_error` is `fail`, `continue` or `{use: other_step}`"
+    sentence = f"`{name}` is `fail`, `continue` or `{{use: other_step}}`"
     return Fault(path, "bad_value", sentence, _nearest(given, ["fail", "continue"]))
+
+
+def _concurrency(path: str, name: str, given: JsonValue) -> Fault | None:
+    if isinstance(given, dict):
+        return None  # the errors inside the object say more
+    return Fault(path, "wrong_type", f"`{name}` must be a whole number or `{{max, key}}`, not {kind_of(given)}")
+
+
+def _tag(path: str, name: str, given: JsonValue) -> Fault:
+    """A trigger without a type, or with one that there is not."""
+    kind = given.get("type") if isinstance(given, dict) else None
+    if kind is None:
+        return Fault(f"{path}.type", "missing_field", f"the field `type` is missing; it is one of {listed(_TRIGGERS)}")
+    suggestion = _nearest(kind, _TRIGGERS)
+    said = f"`type` must be one of {listed(_TRIGGERS)}, not `{shortened(str(kind), 60)}`{did_you_mean(suggestion)}"
+    return Fault(f"{path}.type", "bad_value", said, suggestion)
 
 
 def _bad_value(path: str, name: str, error: ErrorDetails) -> Fault:
     given, said = error["input"], error["msg"].removeprefix("Value error, ")
     shown = shortened(str(given), 60)
     match error["type"]:
+        case "string_pattern_mismatch" if path.startswith("$.variables"):
+            return Fault(path, "bad_value", f"`{shown}` is no name of a variable: such a name {_FORMS['name']}")
         case "string_pattern_mismatch":
             return Fault(path, "bad_value", f"`{shown}` cannot stand here: `{name}` {_FORMS.get(name, said)}")
         case "enum" | "literal_error":
@@ -136,20 +174,36 @@ def _keys(document: JsonValue, error: ErrorDetails) -> list[str | int]:
     return keys
 
 
-def _fields_at(keys: list[str | int]) -> list[str]:
+def _fields_at(document: JsonValue, keys: list[str | int]) -> list[str]:
     """The fields of the spec's part that `keys` lead to."""
     model: type[BaseModel] = WorkflowSpec
+    value: Any = document
     for key in keys:
+        value = value[key]
         if isinstance(key, str):
             field = next((one for name, one in model.model_fields.items() if (one.alias or name) == key), None)
-            inner = _model_in(field.annotation) if field is not None else None
-            if inner is None:
-                return []
-            model = inner
+            annotation = field.annotation if field is not None else None
+        inner = _model_in(annotation, value)
+        if isinstance(key, str) and inner is None:
+            return []
+        model = inner or model
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if inspect.isclass(annotation) and not typing.get_args(annotation):
-        return annotation if issubclass(annotation, BaseModel) else None
-    return next((found for one in typing.get_args(annotation) if (found := _model_in(one)) is not None), None)
+def _model_in(annotation: Any, value: JsonValue) -> type[BaseModel] | None:
+    """The model in an annotation; of several, the one for the `type` that the value has."""
+    models = list(_models_in(annotation))
+    kind = value.get("type") if isinstance(value, dict) else None
+    tagged = [
+        one for one in models if "type" in one.model_fields and kind in get_args(one.model_fields["type"].annotation)
+    ]
+    return next(iter([*tagged, *models]), None)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if inspect.isclass(annotation) and not get_args(annotation):
+        if issubclass(annotation, BaseModel):
+            yield annotation
+        return
+    for one in get_args(annotation):
+        yield from _models_in(one)

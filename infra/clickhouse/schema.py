@@ -64,7 +64,14 @@ SETTINGS non_replicated_deduplication_window = 10000
 _V2 = "ALTER TABLE traces ADD INDEX IF NOT EXISTS by_run run_id TYPE bloom_filter(0.01) GRANULARITY 1"
 _V3 = "ALTER TABLE traces ADD INDEX IF NOT EXISTS by_attempt attempt_id TYPE bloom_filter(0.01) GRANULARITY 1"
 
-STATEMENTS: tuple[str, ...] = (_V1, _V2, _V3)
+# One statement, so that it is there or not there.
+_V4 = (
+    "ALTER TABLE traces ADD COLUMN IF NOT EXISTS assigned_arm LowCardinality(String),"
+    " ADD COLUMN IF NOT EXISTS served_by LowCardinality(String),"
+    " ADD COLUMN IF NOT EXISTS breaker LowCardinality(String)"
+)
+
+STATEMENTS: tuple[str, ...] = (_V1, _V2, _V3, _V4)
 """V1 first."""
 
 

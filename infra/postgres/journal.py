@@ -64,6 +64,14 @@ WHERE id IN (
 RETURNING id
 """
 
+_REOPEN = """
+UPDATE runs SET owner_id = $1, finished_at = NULL, status = 'running'
+WHERE id = $2 AND finished_at IS NOT NULL AND EXISTS (SELECT 1 FROM owners WHERE id = $1 AND NOT fenced)
+RETURNING true
+"""
+
+_ENDED = "SELECT id, finished_at IS NOT NULL AS over FROM runs WHERE id = ANY($1::uuid[])"
+
 _RUN = """
 SELECT runs.*, workflow_versions.spec
 FROM runs LEFT JOIN workflow_versions
@@ -172,6 +180,17 @@ class PostgresJournal:
         )
         spec = orjson.loads(row["spec"]) if row["spec"] is not None else None
         return StoredRun(record, spec, [await self._event(event) for event in events], row["recoveries"])
+
+    async def reopen(self, owner: OwnerId, run_id: RunId) -> bool:
+        """See `engine.ports.Journal.reopen`."""
+        async with self._connection() as connection:
+            return bool(await connection.fetchval(_REOPEN, owner, run_id))
+
+    async def ended(self, run_ids: Sequence[RunId]) -> dict[RunId, bool]:
+        """See `engine.ports.Journal.ended`."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(_ENDED, list(run_ids))
+        return {RunId(row["id"]): row["over"] for row in rows}
 
     async def events(self, run_id: UUID, after: int, limit: int) -> list[RunEvent]:
         """Events of a run with a `seq` above `after`, in order."""

@@ -2,10 +2,11 @@
 
 import hashlib
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Row, Select, func, select, update
+from sqlalchemy import Row, Select, Text, cast, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -109,6 +110,18 @@ class Workflows:
         query = _at_current().where(workflows.c.workspace == workspace, workflows.c.name == name)
         async with transaction(self._engine) as connection:
             return await self._read(connection, query, name)
+
+    async def known(self, workspace: Workspace, references: Collection[str]) -> frozenset[str]:
+        """Which of these names (or ids) are those of live workflows."""
+        if not references:
+            return frozenset()
+        named = or_(workflows.c.name.in_(references), cast(workflows.c.id, Text).in_(references))
+        query = select(workflows.c.name, workflows.c.id).where(
+            workflows.c.workspace == workspace, workflows.c.deleted_at.is_(None), named
+        )
+        async with transaction(self._engine) as connection:
+            found = (await connection.execute(query)).all()
+        return frozenset(str(one) for row in found for one in row)
 
     async def list(
         self, workspace: Workspace, *, limit: int = 20, cursor: str | None = None, search: str | None = None

@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 
 from core.clock import Clock
+from core.command import Cancel, Resolve
 from core.errors import ErrorClass, StepError
 from core.ids import DEFAULT_WORKSPACE, RunId
 from core.journal import RunWrite, StoredRun
@@ -113,6 +114,13 @@ class Room:
     log: Log
     commits: list[Sequence[RunWrite]]
     programs: "Callable[[StoredRun], Program]"
+
+    async def cancel(self, run_id: RunId, reason: str) -> None:
+        await self.engine.command(run_id, Cancel(id=self.clock.new_id(), reason=reason))
+
+    async def resolve(self, run_id: RunId, step_id: str, item: int, outcome: Any, output: JsonValue) -> None:
+        told = Resolve(id=self.clock.new_id(), step_id=step_id, item=item, outcome=outcome, output=output)
+        await self.engine.command(run_id, told)
 
     async def submit(self, spec: dict[str, Any], input_: Any = None, **more: Any) -> RunActor:
         """Accept a run. Returns at once."""

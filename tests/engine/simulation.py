@@ -2,7 +2,7 @@
 
 import random
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
@@ -106,11 +106,13 @@ def worlds(draw: st.DrawFn) -> World:
     links: dict[str, StepLinks] = {}
     for index, step in enumerate(order):
         needs = draw(st.frozensets(st.sampled_from(order[:index]), max_size=3)) if index else frozenset()
-        links[step] = StepLinks(step, needs, None, draw(st.booleans()), draw(st.sampled_from([False, False, True])))
+        joins = draw(st.sampled_from([False, False, True]))
+        quorum = draw(st.none() | st.integers(1, 3)) if joins else None
+        links[step] = StepLinks(step, needs, None, draw(st.booleans()), joins, quorum)
     for step in draw(st.lists(st.sampled_from(ids), max_size=3, unique=True)):
         fallback = draw(st.sampled_from(ids))
         plain = links[step]
-        links[step] = StepLinks(step, plain.needs, fallback, False, plain.joins)
+        links[step] = replace(plain, fallback=fallback, continues=False)
         if fallback == step or has_cycle(wanted_waits(tuple(links.values()))):
             links[step] = plain
     return World(tuple(links[step] for step in ids), {step: draw(scripts()) for step in ids})
@@ -185,8 +187,9 @@ class Simulation:
         step, what = move
         assert step not in self.moved, f"{step} was moved twice"
         self.moved.append(step)
-        for other in self.waits[step]:
-            assert self.state.steps[other].status.final, f"{step} moves before {other} is settled"
+        if what is Move.SKIP or not self._has_quorum(step):
+            for other in self.waits[step]:
+                assert self.state.steps[other].status.final, f"{step} moves before {other} is settled"
         script = self.world.scripts[step]
         if what is Move.SKIP or not script.runs:
             self.emit(EventType.STEP_SKIPPED, step, reason="planned" if what is Move.SKIP else "when")
@@ -198,6 +201,13 @@ class Simulation:
             for item in self.chance.sample(range(script.size), script.size):
                 self._begin((step, item), 1)
             self._finish_foreach(step)
+
+    def _has_quorum(self, step: str) -> bool:
+        node = self.graph.nodes[step]
+        if node.links.quorum is None or node.rescues:
+            return False
+        completed = [one for one in node.links.needs if self.state.steps[one].status is StepStatus.COMPLETED]
+        return len(completed) >= node.links.quorum
 
     def _begin(self, task: tuple[str, int], attempt: int) -> None:
         if self._script(task).announced:

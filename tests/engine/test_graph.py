@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.graph import CycleError, StepLinks, build, find_cycle, waits_of
+from engine.graph import CycleError, StepLinks, build, find_cycle, quorum_of, waits_of
 from tests.engine.simulation import World, has_cycle, wanted_waits, worlds
 
 _IDS = [f"s{index}" for index in range(7)]
@@ -77,3 +77,19 @@ def test_long_chains_do_not_recurse():
     chain = [StepLinks(f"s{i}", frozenset({f"s{i - 1}"}) if i else frozenset()) for i in range(20_000)]
     assert build(chain).order[-1] == "s19999"
     assert find_cycle({"a": ["b"], "b": []}) is None
+
+
+@pytest.mark.parametrize(
+    ("node", "params", "quorum"),
+    [
+        ("flow.merge", {}, None),
+        ("flow.merge", {"mode": "all"}, None),
+        ("flow.merge", {"mode": "any"}, 1),
+        ("flow.merge", {"mode": "count", "count": 3}, 3),
+        ("flow.merge", {"mode": "count", "count": "{{ input.n }}"}, None),
+        ("flow.merge", {"count": 3}, None),
+        ("flow.parallel", {"mode": "any"}, None),
+    ],
+)
+def test_the_quorum_is_what_a_merge_says(node, params, quorum):
+    assert quorum_of(node, params) == quorum

@@ -4,8 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.run import StepStatus
-from engine.graph import StepLinks
-from tests.engine.simulation import Script, Simulation, World, worlds
+from engine.graph import StepLinks, build
+from engine.plan import Move, all_moves, moves_after, why_skipped
+from engine.state import fresh
+from tests.engine.simulation import RECORD, Script, Simulation, World, worlds
 
 _SEEDS = st.integers(0, 2**32)
 
@@ -33,6 +35,8 @@ def test_who_is_skipped(world: World, seed: int):
             expected = True
         elif rescued:
             expected = all(steps[other].status is not StepStatus.FAILED for other in rescued)
+        elif one.quorum is not None:
+            expected = sum(steps[need].status is StepStatus.COMPLETED for need in one.needs) < one.quorum
         else:
             skipped = [steps[need].status is StepStatus.SKIPPED for need in one.needs]
             expected = bool(skipped) and all(skipped) and not one.joins
@@ -60,6 +64,24 @@ def _run(links: list[StepLinks], **scripts: Script) -> Simulation:
     simulation = Simulation(world, random.Random(0))
     simulation.run()
     return simulation
+
+
+def test_a_merge_with_a_quorum_starts_with_the_first_and_only_once():
+    needs = frozenset({"a", "b", "c"})
+    links = [StepLinks("a"), StepLinks("b"), StepLinks("c"), StepLinks("m", needs, joins=True, quorum=2)]
+    graph = build(links)
+    state = fresh(RECORD, [one.id for one in links], {})
+    for step, due in (("c", []), ("a", [("m", Move.START)]), ("b", [])):
+        state.steps[step].status = StepStatus.COMPLETED
+        assert moves_after(graph, state, [step]) == due
+    assert all_moves(graph, state) == [("m", Move.START)]
+
+
+def test_a_merge_that_cannot_reach_its_quorum_is_skipped_with_a_reason():
+    links = [StepLinks("a", continues=True), StepLinks("b"), StepLinks("m", frozenset("ab"), joins=True, quorum=2)]
+    simulation = _run(links, a=Script(tries=(("fail",),)))
+    assert simulation.state.steps["m"].status is StepStatus.SKIPPED
+    assert why_skipped(build(links), "m") == "fewer than 2 of the steps that it needs were completed"
 
 
 def test_a_fallback_that_declines_leaves_the_failure_standing():

@@ -206,7 +206,7 @@ async def test_retries_back_off_by_the_clock(database: str, tmp_path: Path, manu
             waits.append((due - manual_clock.now()).total_seconds())
             manual_clock.advance(waits[-1])
             # The loop's own time has not moved: do what its timer would do.
-            actor._inbox.post(lambda: actor._due("s", NO_ITEM))
+            actor.inbox.post(lambda: actor._due("s", NO_ITEM))
         state = await asyncio.wait_for(actor.done, 5)
     # The manual clock draws 0.5, which is three quarters of the full delay.
     assert waits == [7.5, 22.5, 45.0]
@@ -234,7 +234,7 @@ async def test_many_runs_share_a_transaction(room: Room) -> None:
     actors = [await room.submit(spec) for _ in range(3)]
     await asyncio.gather(*(actor.done for actor in actors))
     room.commits.clear()
-    program, record = actors[0]._program, actors[0].state.record
+    program, record = actors[0].program, actors[0].state.record
     fresh = [
         room.engine.accept(type(record)(**{**_fields(record), "id": room.clock.new_id()}), program) for _ in range(100)
     ]

@@ -281,10 +281,10 @@ async def test_an_unsafe_step_in_flight_asks_a_person(database: str, tmp_path: P
         await second.until(lambda: actor.state.steps["gate"].status is StepStatus.OUTCOME_UNKNOWN)
         assert actor.state.status is RunStatus.WAITING
         with pytest.raises(Conflict):
-            await second.engine.resolve(run_id, "after", NO_ITEM, "succeeded", None)
-        await second.engine.resolve(run_id, "gate", NO_ITEM, "succeeded", {"told": True})
+            await second.resolve(run_id, "after", NO_ITEM, "succeeded", None)
+        await second.resolve(run_id, "gate", NO_ITEM, "succeeded", {"told": True})
         with pytest.raises(Conflict):
-            await second.engine.resolve(run_id, "gate", NO_ITEM, "failed", None)
+            await second.resolve(run_id, "gate", NO_ITEM, "failed", None)
         events = await second.ended(run_id)
     assert [one for one, _, _ in log.calls] == ["gate", "after"]
     assert events[-1].payload == {"v": {"told": True}}
@@ -304,7 +304,7 @@ async def test_what_a_person_decides_during_a_recovery_is_done_once(database: st
             while third.engine.actor(run_id) is None:
                 await asyncio.sleep(0)
         # The recovery is not durable yet, so nothing of the run goes on: what is asked now waits for it.
-        await third.engine.resolve(run_id, "gate", NO_ITEM, "retry", None)
+        await third.resolve(run_id, "gate", NO_ITEM, "retry", None)
         log.gate.set()
         events = await third.ended(run_id)
     assert events[-1].type is EventType.RUN_COMPLETED

@@ -47,7 +47,7 @@ async def test_cancel_acts_within_a_second(room: Room, hanging: str, kind: str) 
     await actor.accepted()
     await asyncio.sleep(0.5)
     asked = now()
-    await room.engine.cancel(actor.state.record.id, "enough")
+    await room.cancel(actor.state.record.id, "enough")
     state = await asyncio.wait_for(asyncio.shield(actor.done), 2)
     assert now() - asked < 1.0
     assert state.status is RunStatus.CANCELLED
@@ -87,7 +87,7 @@ async def test_cancelled_attempts_leave_no_process_behind(room: Room) -> None:
         actor = await room.submit({"steps": [WILL_NOT_STOP["spins"]]})
         await actor.accepted()
         await asyncio.sleep(0.3)
-        await room.engine.cancel(actor.state.record.id, "enough")
+        await room.cancel(actor.state.record.id, "enough")
     # There are only so many child processes: a lost one would make this wait for ever.
     state = await room.run({"steps": [step(f"s{n}", "user.sleep", {"seconds": 0.01}) for n in range(4)]})
     assert state.status is RunStatus.COMPLETED

@@ -1,6 +1,6 @@
 """Alembic's script directory. `infra.postgres.migration` runs it."""
 
-HEAD = "0001"
+HEAD = "0006"
 """The newest revision. Known without Alembic, so that a start with nothing to do need not load it."""
 
 

@@ -101,10 +101,10 @@ def test_switch_finds_the_case(params: dict[str, Any], case: Any) -> None:
 
 def test_merge_gives_what_its_parents_gave() -> None:
     assert flow.merge.joins
-    assert flow.merge.manifest.input_schema["properties"] == {}
+    assert flow.merge.manifest.input_schema["properties"].keys() == {"mode", "count"}
     assert "required" not in flow.merge.manifest.input_schema
     assert call(flow.merge, inputs={"a": 1, "b": {"c": 2}}) == {"a": 1, "b": {"c": 2}}
-    assert call(flow.merge, inputs={}) == {}
+    assert call(flow.merge, inputs={}, mode="count", count=2) == {}
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(1.5, 1.5), ("5m", 300), ("50ms", 0.05), (0, 0)])
@@ -127,12 +127,19 @@ async def test_the_built_in_nodes_register_and_close() -> None:
         assert version.manifest.description
     assert registry.names() == [
         "flow.delay",
+        "flow.end",
+        "flow.foreach",
         "flow.if",
+        "flow.loop",
         "flow.merge",
+        "flow.parallel",
+        "flow.subworkflow",
         "flow.switch",
+        "flow.wait",
         "http.request",
         "transform.filter",
         "transform.map",
+        "vars.set",
     ]
     assert registry.resolve("flow.delay").lane is Lane.TIMER
     await registry.aclose()

@@ -1,0 +1,1 @@
+"""The broker: Celery carries the ids of tasks, and nothing else."""
