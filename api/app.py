@@ -96,7 +96,7 @@ def create_app(
         accounts.router,
     ):
         app.include_router(router, prefix="/api/v1")
-    app.include_router(webhooks.router)
+    app.include_router(webhooks.router, include_in_schema=False)
     app.include_router(health.router)
 
     @app.get("/", include_in_schema=False)

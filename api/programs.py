@@ -122,8 +122,7 @@ class Programs:
             result = patched(document, operations, started, self._registry.within(workspace), pins)
             if isinstance(result, list):
                 raise Invalid("the graph cannot be changed like this", result)
-            kept = {step: version for step, version in pins.items() if step not in result.changed}
-            program = compile_program(result.spec, self._resolver(workspace), kept)
+            program = compile_program(result.spec, self._resolver(workspace), result.pins)
             return result.document, program, frozenset((*result.removed, *result.changed))
 
         return await asyncio.to_thread(change)

@@ -277,6 +277,7 @@ async def _housekeeping(database: AsyncEngine, clock: Clock, settings: Settings,
             await stores.idempotency.expire(now)
             await stores.commands.expire()
             await stores.events.expire(now - _EVENTS_KEPT)
+            await stores.firings.expire(now - timedelta(days=settings.events_retention_days))
             await stores.variables.sweep(now)
         except Unavailable as error:
             _log.warning("housekeeping waits", detail=error.detail)

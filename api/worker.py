@@ -1,35 +1,32 @@
 """The composition root of a worker process: Celery in the main thread, everything else in one event loop beside it."""
 
 import asyncio
+import logging
 import os
+import signal
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from uuid import UUID
 
 import structlog
 
-from core.clock import Clock
+from api.catalogue import open_registry
 from core.errors import Fault, Invalid, Unavailable
 from engine.expression.evaluator import Evaluator
 from engine.node.process import NodeProcesses
-from engine.node.registry import NodeRegistry
-from engine.nodes.ai import ai_nodes
-from engine.nodes.ai_price import Price, parse_prices
-from engine.nodes.builtin import builtin_nodes
-from engine.nodes.egress import EgressPolicy
 from engine.performer import Performer
 from engine.remote.worker import Identity, TaskWorker, Timing
 from infra.celery.consumer import CeleryConsumer
 from infra.clock import SystemClock
-from infra.llm.models import Models
 from infra.objects import Objects
 from infra.postgres.connection import create_engine
 from infra.postgres.migration import migrate
 from infra.postgres.secrets import SecretKey, Secrets
+from infra.postgres.variables import Variables
 from infra.postgres.workers import Workers
 from infra.settings import Settings
 from infra.telemetry import configure_logging
@@ -48,16 +45,22 @@ def run_worker(settings: Settings, groups: Sequence[str], concurrency: int, timi
         Unavailable: the database does not come up.
     """
     configure_logging(settings.log_level, settings.log_format)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     broker = _needed(settings)
+    # Until Celery takes over the signals: leave in order, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     beside = _Beside(settings, groups, concurrency, timing or Timing())
-    worker = beside.start()
+
+    def tell_ready() -> None:
+        _log.info("worker is ready", worker=str(beside.id), groups=list(groups), concurrency=concurrency)
+
     try:
-        consumer = CeleryConsumer(broker, groups, beside.take, beside.close)
-        _log.info("worker is ready", worker=str(worker.id), groups=list(groups), concurrency=concurrency)
-        consumer.run(f"{worker.id}@{worker.hostname}")
+        beside.start()
+        consumer = CeleryConsumer(broker, groups, beside.take, tell_ready, beside.close)
+        consumer.run(f"{beside.id}@{socket.gethostname()}")
     finally:
         beside.stop()
-    _log.info("worker has stopped", worker=str(worker.id))
+    _log.info("worker has stopped", worker=str(beside.id))
 
 
 class _Beside:
@@ -74,11 +77,15 @@ class _Beside:
         self._worker: TaskWorker | None = None
         self._thread = threading.Thread(target=self._main, name="attempts")
 
-    def start(self) -> Identity:
+    @property
+    def id(self) -> UUID:
+        """The worker's."""
+        return self._identity.id
+
+    def start(self) -> None:
         """Returns when tasks can be taken. Raises what keeps the worker from starting."""
         self._thread.start()
         self._ready.result()
-        return self._identity
 
     def take(self, task_id: UUID) -> None:
         """See `TaskWorker.take`; for threads."""
@@ -93,8 +100,11 @@ class _Beside:
 
     def stop(self) -> None:
         """Returns when everything is closed."""
-        if self._loop is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._end.set)
+        if self._thread.ident is None:
+            return
+        with suppress(RuntimeError):  # the loop has ended by itself
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join()
 
     def _main(self) -> None:
@@ -106,8 +116,9 @@ class _Beside:
             self._ready.set_exception(error)
 
     async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
         async with _open_worker(self._settings, self._identity, self._timing) as worker:
-            self._loop, self._worker = asyncio.get_running_loop(), worker
+            self._worker = worker
             self._ready.set_result(None)
             await self._end.wait()
 
@@ -122,7 +133,7 @@ async def _open_worker(settings: Settings, identity: Identity, timing: Timing) -
         database = create_engine(dsn)
         stack.push_async_callback(database.dispose)
         secrets = Secrets(database, clock, _secret_key(settings))
-        registry = _registry(settings, clock)
+        registry = open_registry(settings, clock, Variables(database, clock))
         stack.push_async_callback(registry.aclose)
         evaluator = Evaluator()
         await evaluator.start()
@@ -167,21 +178,3 @@ def _secret_key(settings: Settings) -> SecretKey:
     if settings.secret_key is not None:
         return SecretKey.from_text(settings.secret_key.get_secret_value())
     return SecretKey.from_file(settings.home / "secret.key")
-
-
-def _registry(settings: Settings, clock: Clock) -> NodeRegistry:
-    registry = NodeRegistry()
-    egress = EgressPolicy(str(network) for network in settings.egress_allow)
-    for version in [*builtin_nodes(egress), *ai_nodes(Models(egress, clock), _prices(settings))]:
-        registry.register(version)
-    for source in settings.nodes:
-        registry.load_module(Path(source) if source.endswith(".py") else source)
-    return registry
-
-
-def _prices(settings: Settings) -> dict[str, Price]:
-    try:
-        return parse_prices(settings.model_prices or "{}")
-    except ValueError as error:
-        sentence = f"REFLUX_MODEL_PRICES is wrong at {error}"
-        raise Invalid(sentence, [Fault("$.model_prices", "bad_value", sentence)]) from None

@@ -18,11 +18,14 @@ class _Trigger(BaseModel):
 
 
 class CronTrigger(_Trigger):
-    """By the clock."""
+    """By the clock. Each time starts one run, however many servers there are."""
 
     type: Literal["cron"]
     schedule: str = Field(
-        min_length=1, max_length=200, description="Five fields, as in cron.", examples=["*/5 * * * *"]
+        min_length=1,
+        max_length=200,
+        description="Five fields, as in cron, or @hourly, @daily, @weekly, @monthly, @yearly.",
+        examples=["*/5 * * * *"],
     )
     timezone: str = Field("UTC", max_length=64, description="IANA name.", examples=["Europe/Berlin"])
     missed: Literal["skip", "once", "all"] = Field(
@@ -44,7 +47,9 @@ class WebhookTrigger(_Trigger):
     answer: Literal["async", "sync"] = Field("async", description="`sync` waits for the run and answers its outputs.")
     wait: Duration = Field(30.0, gt=0, le=300, description="Longest time that `sync` waits.")
     request: bool = Field(False, description="Whether `_request` (method, headers, query) stands beside the body.")
-    unit_key: str | None = Field(None, max_length=2_000, description="Expression over `body` and `request`.")
+    unit_key: str | None = Field(
+        None, max_length=2_000, description="Expression over `body` and `request` (method, headers, query)."
+    )
 
 
 class EventTrigger(_Trigger):
@@ -52,7 +57,9 @@ class EventTrigger(_Trigger):
 
     type: Literal["event"]
     event: TriggerName | None = Field(None, description="The event's name; default: the trigger's own `name`.")
-    match: str | None = Field(None, max_length=10_000, description="CEL over `event`; default: every event.")
+    match: str | None = Field(
+        None, max_length=10_000, description="CEL over `event` (the payload) and `name`; default: every event."
+    )
     correlation: str | None = Field(
         None, max_length=2_000, description="Expression over `event`; it becomes the run's `unit_key`."
     )

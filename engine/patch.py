@@ -1,32 +1,28 @@
 """Changes a workflow's document as operations say, or says why that cannot be. Pure.
 
 Only steps that have not started can change: what has happened stays as it happened. The changed document is
-validated like a new one, with two differences. Steps that the patch leaves alone are read with the node versions that
-the run is pinned to. And a step that lost its only neighbour may stand alone: it may have run already.
+validated like a new one, with two differences. Steps whose node stays are read with the version that the run is pinned
+to. And a step that lost its only neighbour may stand alone: it may have run already.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import ValidationError
-
 from core.errors import Fault
 from core.json import JsonValue
-from core.patch import MAX_OPERATIONS, AddStep, Operation, RemoveStep, ReplaceNode, UpdateParams, operation_adapter
+from core.patch import AddStep, Operation, RemoveStep, ReplaceNode, UpdateParams
 from core.spec import WorkflowSpec
 from engine.graph import Graph
-from engine.json_path import child, contains, join
-from engine.json_schema import kind_of
+from engine.json_path import child, contains
 from engine.node.registry import NodeNotFound, NodeRegistry
+from engine.operations import read_operations
 from engine.references import needed_steps
 from engine.validation import validate
 from engine.validation.check import MAX_FAULTS
 from engine.validation.draft import StepDraft, read_steps
 from engine.validation.expressions import Place, Scan, scan_step
-from engine.wording import did_you_mean, listed, nearest, sentence, shortened
-
-_OPERATIONS = ("add_step", "remove_step", "update_params", "replace_node")
+from engine.wording import did_you_mean, nearest, sentence, shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +31,7 @@ class PatchResult:
 
     Attributes:
         changed: steps that are there before and after, but differ.
+        pins: node versions that stay, by step: those of steps whose node is the same as before.
     """
 
     document: dict[str, Any]
@@ -42,6 +39,7 @@ class PatchResult:
     added: tuple[str, ...]
     removed: tuple[str, ...]
     changed: tuple[str, ...]
+    pins: dict[str, str]
 
 
 def patched(
@@ -63,7 +61,7 @@ def patched(
         the changed document, or all faults. A fault's path is `$.operations[…]` where it comes from an operation, else
         the place in the changed spec.
     """
-    read, faults = _read(operations)
+    read, faults = read_operations(operations)
     if faults:
         return faults
     draft = _Draft(document, started)
@@ -73,14 +71,15 @@ def patched(
     if faults:
         return [replace(fault, message=sentence(fault.message)) for fault in faults[:MAX_FAULTS]]
     changed = draft.document
+    kept = draft.kept(pins or {})
     faults = [
         draft.traced(fault)
-        for fault in _validated(changed, draft.untouched(), registry, pins or {})
+        for fault in _validated(changed, kept, registry)
         if not (fault.code == "orphan_step" and draft.origin_of(fault.path) is None)
     ]
     if faults:
         return faults
-    return _result(document, changed)
+    return _result(document, changed, kept)
 
 
 def expansion(graph: Graph, step_id: str, operations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -98,37 +97,6 @@ def expansion(graph: Graph, step_id: str, operations: Sequence[Mapping[str, Any]
         dict(one) if one["step"]["id"] in needed else {**one, "before": [*one.get("before", ()), *waiting]}
         for one in operations
     ]
-
-
-def _read(operations: Sequence[JsonValue]) -> tuple[list[Operation], list[Fault]]:
-    if not operations or len(operations) > MAX_OPERATIONS:
-        said = f"a patch has 1 to {MAX_OPERATIONS} operations, not {len(operations)}"
-        return [], [Fault("$.operations", "bad_value", sentence(said))]
-    read: list[Operation] = []
-    faults: list[Fault] = []
-    for index, raw in enumerate(operations):
-        try:
-            read.append(operation_adapter.validate_python(raw))
-        except ValidationError as error:
-            faults += _shape_faults(f"$.operations[{index}]", raw, error)
-    return read, faults
-
-
-def _shape_faults(path: str, raw: JsonValue, error: ValidationError) -> Iterator[Fault]:
-    if not isinstance(raw, dict):
-        yield Fault(path, "wrong_type", f"An operation is an object with `op`, not {kind_of(raw)}.")
-        return
-    name = raw.get("op")
-    if name not in _OPERATIONS:
-        suggestion = nearest(name, _OPERATIONS) if isinstance(name, str) else None
-        said = sentence(f"`op` is one of {listed(_OPERATIONS)}{did_you_mean(suggestion)}")
-        yield Fault(f"{path}.op", "bad_value", said, suggestion)
-        return
-    for one in error.errors(include_url=False, include_input=False, include_context=False):
-        keys = one["loc"][1:]  # the first is the kind of operation
-        said = one["msg"]
-        code = {"missing": "missing_field", "extra_forbidden": "unknown_field"}.get(one["type"], "bad_value")
-        yield Fault(join(path, keys), code, sentence(f"`{keys[-1] if keys else 'op'}`: {said[:1].lower()}{said[1:]}"))
 
 
 @dataclass(slots=True)
@@ -166,10 +134,14 @@ class _Draft:
             case ReplaceNode():
                 self._replace(path, operation)
 
-    def untouched(self) -> set[str]:
-        """Steps that are as they were."""
-        before = {step["id"]: step for step in self.source["steps"]}
-        return {one for one, step in self.steps.items() if before.get(one) == step}
+    def kept(self, pins: Mapping[str, str]) -> dict[str, str]:
+        """The pins of steps that have the node that they had."""
+        nodes = {step["id"]: step["node"] for step in self.source["steps"]}
+        return {
+            one: pins[one]
+            for one, step in self.steps.items()
+            if one in pins and one in nodes and step.get("node") == nodes[one]
+        }
 
     def left_references(self, registry: NodeRegistry) -> Iterator[Fault]:
         """Uses of steps that the patch has removed for good."""
@@ -235,7 +207,6 @@ class _Draft:
         if self._open(f"{path}.id", step_id) is None:
             return
         del self.steps[step_id]
-        self.origins.pop(step_id, None)
         self.removed[step_id] = f"{path}.id"
         for other, step in list(self.steps.items()):
             if step_id not in _listed_needs(step):
@@ -306,21 +277,17 @@ def _manifest(draft: StepDraft, registry: NodeRegistry) -> Any:
         return None
 
 
-def _validated(
-    document: Mapping[str, Any], untouched: Collection[str], registry: NodeRegistry, pins: Mapping[str, str]
-) -> list[Fault]:
+def _validated(document: Mapping[str, Any], kept: Mapping[str, str], registry: NodeRegistry) -> list[Fault]:
     """Faults of the document, with the versions that the run uses already."""
     steps = [
-        {**step, "node": f"{step['node'].partition('@')[0]}@{pins[step['id']]}"}
-        if step["id"] in untouched and step["id"] in pins
-        else step
+        {**step, "node": f"{step['node'].partition('@')[0]}@{kept[step['id']]}"} if step["id"] in kept else step
         for step in document["steps"]
     ]
     found = validate({**document, "steps": steps}, registry)
     return found if isinstance(found, list) else []
 
 
-def _result(before: Mapping[str, Any], after: dict[str, Any]) -> PatchResult:
+def _result(before: Mapping[str, Any], after: dict[str, Any], pins: dict[str, str]) -> PatchResult:
     old = {step["id"]: step for step in before["steps"]}
     new = {step["id"]: step for step in after["steps"]}
     return PatchResult(
@@ -329,4 +296,5 @@ def _result(before: Mapping[str, Any], after: dict[str, Any]) -> PatchResult:
         added=tuple(one for one in new if one not in old),
         removed=tuple(one for one in old if one not in new),
         changed=tuple(one for one in new if one in old and new[one] != old[one]),
+        pins=pins,
     )

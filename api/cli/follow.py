@@ -27,6 +27,7 @@ async def follow(connection: Connection, run_id: str, after: int = 0) -> AsyncIt
     import httpx
 
     heard = time.monotonic()
+    ended = False
     async with connection.streaming(_SILENCE_SECONDS) as client:
         while True:
             headers = {"Last-Event-ID": str(after)} if after else {}
@@ -38,9 +39,11 @@ async def follow(connection: Connection, run_id: str, after: int = 0) -> AsyncIt
                     async for event in read_events(response.aiter_bytes()):
                         heard = time.monotonic()
                         after = event["seq"]
+                        # Not the end yet: a run that had ended may have been told to do a step again.
+                        ended = event["type"] in ENDS
                         yield event
-                        if event["type"] in ENDS:
-                            return
+                    if ended:
+                        return
                     heard = time.monotonic()
             except httpx.TransportError as error:
                 if time.monotonic() - heard > PATIENCE_SECONDS:

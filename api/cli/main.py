@@ -5,7 +5,21 @@ What a command needs is loaded when the command runs, so that `reflux --help` an
 
 import typer
 
-from api.cli import audit, insights, keys, nodes, runs, secrets, traces, workflows
+from api.cli import (
+    audit,
+    cache,
+    events,
+    insights,
+    keys,
+    limits,
+    nodes,
+    runs,
+    secrets,
+    traces,
+    triggers,
+    variables,
+    workflows,
+)
 from api.cli.execute import execute
 from api.cli.status import status
 from api.cli.up import up
@@ -28,5 +42,19 @@ app.command()(validate)
 app.command()(status)
 app.command()(worker)
 app.command()(workers)
-for one in (runs, workflows, nodes, secrets, keys, traces, insights, audit):
+for one in (
+    runs,
+    workflows,
+    triggers,
+    events,
+    nodes,
+    limits,
+    cache,
+    variables,
+    secrets,
+    keys,
+    traces,
+    insights,
+    audit,
+):
     app.add_typer(one.app)

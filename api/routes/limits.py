@@ -70,7 +70,8 @@ async def put_node_limit(name: Name, request: Request, principal: Editor, servic
     if wanted.concurrency is None and wanted.rate is None:
         sentence = "say `concurrency`, `rate` or both; DELETE takes a limit away"
         raise Invalid(sentence, [Fault("$", "missing", sentence)])
-    services.registry.versions(name)  # NotFound: a limit for a name that is misspelt would limit nothing
+    # NotFound: a limit for a name that is misspelt would limit nothing.
+    services.registry.within(principal.workspace).versions(name)
     limit = NodeLimit(principal.workspace, name, wanted.concurrency, wanted.rate)
     await services.stores.limits.put(limit, principal.name)
     await services.node_limits.reload()

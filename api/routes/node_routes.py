@@ -48,7 +48,9 @@ async def put_route(name: Name, request: Request, principal: Editor, services: S
     wanted = await read_model(request, NewRoute)
     given = Route.model_validate(wanted.model_dump(exclude_unset=True, exclude={"revision"}))
     route = check_route(given, versions)
-    stored = await services.stores.routes.put(principal.workspace, name, route, principal.name, expected=wanted.revision)
+    stored = await services.stores.routes.put(
+        principal.workspace, name, route, principal.name, expected=wanted.revision
+    )
     await _changed(services, principal, stored, "route.put")
     return json_response(_in_force(services, stored))
 

@@ -24,7 +24,7 @@ from core.account import Principal
 from core.errors import NotFound
 from core.ids import RunId, Workspace
 from core.journal import StoredRun
-from core.run import NO_ITEM, RunEvent, RunStatus
+from core.run import NO_ITEM, EventType, RunEvent, RunStatus
 from engine.history import state_of
 from infra.postgres.runs import RunFilter
 
@@ -32,6 +32,7 @@ router = APIRouter(prefix="/runs", tags=["runs"])
 
 RunPath = Annotated[uuid.UUID, Path(description="The run's id.")]
 _STREAM_BATCH = 100
+_RUN_ENDS = (EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELLED)
 _STREAM_POLL_SECONDS = 1.0
 
 
@@ -165,12 +166,11 @@ async def _follow(
                 yield ServerSentEvent(
                     orjson.dumps(event_json(event)).decode(), event=event.type.value, id=str(event.seq)
                 )
-                if event.type.value in ("run_completed", "run_failed", "run_cancelled"):
-                    return
-            if ended and not events:
+            if len(events) == _STREAM_BATCH or (events and not ended and events[-1].type in _RUN_ENDS):
+                continue
+            if ended:
                 return
-            if len(events) < _STREAM_BATCH:
-                await _changed(changed)
+            await _changed(changed)
 
 
 async def _changed(changed: asyncio.Event) -> None:

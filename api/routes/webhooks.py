@@ -31,8 +31,10 @@ async def receive(request: Request) -> Response:
     """Start a run for a request, if it is genuine and the webhook's method and state allow it."""
     services: Services = request.app.state.services
     check_encoding(request)
+    # No bound stands before the body of a GET request, and none is needed: it has no meaning.
+    body = b"" if request.method == "GET" else await request.body()
     found = await services.triggers.webhooks(request.path_params["path"])
-    given = WebhookRequest(request.method, dict(request.headers), await request.body(), dict(request.query_params))
+    given = WebhookRequest(request.method, dict(request.headers), body, dict(request.query_params))
     trigger = await _genuine(request, services, found, given)
     config = trigger.config
     assert isinstance(config, WebhookTrigger)

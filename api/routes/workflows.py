@@ -2,10 +2,12 @@
 
 import asyncio
 import uuid
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,7 +29,7 @@ from core.spec import WorkflowSpec
 from engine.schema import workflow_schema
 from engine.validation import Validated, validate
 from engine.validation.mentions import mentioned_workflows
-from infra.postgres.workflows import StoredWorkflow
+from infra.postgres.workflows import OnCurrent, StoredWorkflow
 
 router = APIRouter(prefix="/workflows", tags=["workflows"])
 
@@ -152,8 +154,7 @@ async def put_workflow(workflow_id: Reference, request: Request, principal: Edit
 @router.delete("/{workflow_id}", status_code=204, responses=responses(404), summary="Delete a workflow; its runs stay")
 async def delete_workflow(workflow_id: Reference, principal: Editor, services: ServicesDep) -> Response:
     workflow = await find_workflow(services.workflows, principal.workspace, workflow_id)
-    await services.triggers.sync(principal.workspace, workflow.id, ())
-    await services.workflows.delete(principal.workspace, workflow.id)
+    await services.workflows.delete(principal.workspace, workflow.id, services.stores.triggers.remove_all_within)
     await services.audit.append(principal.workspace, principal.name, "workflow.delete", workflow.name, {})
     services.programs.changed_here()
     return Response(status_code=204)
@@ -200,8 +201,9 @@ async def publish_workflow(
     wanted = await read_model(request, Publish)
 
     async def write(_: uuid.UUID | None) -> Response:
-        published = await services.workflows.publish(principal.workspace, WorkflowId(workflow.id), wanted.version)
-        await services.triggers.sync(principal.workspace, published.id, published.spec.triggers)
+        published = await services.workflows.publish(
+            principal.workspace, WorkflowId(workflow.id), wanted.version, _with_triggers(services)
+        )
         await services.audit.append(
             principal.workspace, principal.name, "workflow.publish", workflow.name, {"version": wanted.version}
         )
@@ -266,13 +268,22 @@ async def _checked(request: Request, services: Services, principal: Principal) -
 
 async def _save(services: Services, principal: Principal, spec: WorkflowSpec, status: int) -> Response:
     await services.triggers.check(principal.workspace, spec.name, spec.triggers)
-    workflow = await services.workflows.save(principal.workspace, spec, principal.name)
-    await services.triggers.sync(principal.workspace, workflow.id, spec.triggers)
+    workflow = await services.workflows.save(principal.workspace, spec, principal.name, _with_triggers(services))
     await services.audit.append(
         principal.workspace, principal.name, "workflow.save", workflow.name, {"version": workflow.version}
     )
     services.programs.changed_here()
     return json_response(_workflow_json(workflow), status)
+
+
+def _with_triggers(services: Services) -> OnCurrent:
+    """Makes the triggers of a version that becomes current those that fire, in the same transaction."""
+
+    async def replace(connection: AsyncConnection, workflow: StoredWorkflow, now: datetime) -> None:
+        drafts = services.triggers.drafts(workflow.spec.triggers)
+        await services.stores.triggers.replace_within(connection, workflow.workspace, workflow.id, drafts, now)
+
+    return replace
 
 
 def _workflow_json(workflow: StoredWorkflow) -> dict[str, Any]:

@@ -226,15 +226,18 @@ class RunActor:
     async def _advance(self) -> None:
         """Do everything that needs no waiting."""
         turns = 0
-        while not self.state.status.final and not self.env.draining():
+        while not self.state.status.final:
+            # What has been decided is said in one write with what it follows from: no owner may find only half of it.
             if self._ending is not None:
                 await self._complete(self._ending.outputs)
-            elif self.rescue.wanted:
+                continue
+            if self.rescue.wanted:
                 await self.rescue.start()
-            elif self.children.moving:
-                await self.children.advance()
-            elif self.state.holding:
+                continue
+            if self.state.holding or self.env.draining():
                 return
+            if self.children.moving:
+                await self.children.advance()
             elif self.ready:
                 step_id, move = self.ready.popleft()
                 if move is Move.SKIP:
@@ -246,7 +249,7 @@ class RunActor:
             else:
                 return
             turns += 1
-            if turns % _STEPS_PER_TURN == 0:
+            if turns % _STEPS_PER_TURN == 0 and self._ending is None and not self.rescue.wanted:
                 self.log.flush()
                 await asyncio.sleep(0)
                 self.inbox.perform()
@@ -297,7 +300,10 @@ class RunActor:
         shown: JsonValue = None
         if self.program.steps[step_id].foreach is None:
             try:
-                attempt = await self.env.attempts.prepare(self.program, self.state, step_id, NO_ITEM, 1, None)
+                # As if it were under way: no arm is drawn for what does not start.
+                attempt = await self.env.attempts.prepare(
+                    self.program, self.state, step_id, NO_ITEM, 1, None, again=TaskState()
+                )
                 shown = masked(attempt.serving.given)
             except StepError:
                 shown = None  # the step will fail with it; that is what one wants to see, and mend
@@ -305,6 +311,8 @@ class RunActor:
 
     async def _start(self, step_id: str, item: int) -> None:
         """Start the next attempt of a task, or have it wait at its gate."""
+        if (step_id, item) in self.running or self.admission.asks((step_id, item)):
+            return  # found anew, after the graph was changed or timers were set again
         step = self.program.steps[step_id]
         state = self.state.steps[step_id]
         task = state.tasks.get(item)
@@ -314,10 +322,7 @@ class RunActor:
         try:
             attempt = await self.env.attempts.prepare(self.program, self.state, step_id, item, number, element)
         except ArmsBusy as busy:
-            until = (self.env.clock.now() + timedelta(seconds=busy.retry_after or 1.0)).isoformat()
-            data = {"reason": "breaker", "detail": busy.message, "until": until}
-            self.log.emit(EventType.STEP_WAITING, step_id, item, data=data)
-            self.set_timer(step_id, item)
+            self._wait_for_arm(step_id, item, busy)
             return
         except StepError as error:
             self.end(self.env.attempts.stillborn(step, step_id, item, number), self.env.attempts.never_ran(error))
@@ -326,6 +331,16 @@ class RunActor:
             self.go(attempt)
         else:
             self.admission.ask(attempt)
+
+    def _wait_for_arm(self, step_id: str, item: int, busy: ArmsBusy) -> None:
+        """Ask again later. The journal is told once, however often that is."""
+        seconds = busy.retry_after or 1.0
+        task = self.state.steps[step_id].tasks.get(item)
+        if task is None or task.waiting is None or task.waiting["reason"] != "breaker":
+            until = (self.env.clock.now() + timedelta(seconds=seconds)).isoformat()
+            data = {"reason": "breaker", "detail": busy.message, "until": until}
+            self.log.emit(EventType.STEP_WAITING, step_id, item, data=data)
+        self.timers.set((step_id, item), seconds)
 
     def go(self, attempt: Attempt) -> None:
         """Nothing stands in the way of an attempt any more."""
@@ -401,8 +416,8 @@ class RunActor:
 
         self.inbox.post(note)
 
-    def ended(self, attempt: Attempt, outcome: Outcome) -> None:
-        """An attempt in flight has ended, unless it was given up meanwhile."""
+    def ended(self, attempt: Attempt, outcome: Outcome, told: dict[str, Any] | None = None) -> None:
+        """An attempt in flight has ended, unless it was given up meanwhile. `told`: the command that ended it."""
         key = (attempt.step_id, attempt.item)
         current = self.running.get(key)
         if current is None or current[0] is not attempt:
@@ -414,9 +429,9 @@ class RunActor:
         if outcome.lost:
             self.lose(attempt, self.state.steps[attempt.step_id].tasks[attempt.item])
         else:
-            self.end(attempt, outcome)
+            self.end(attempt, outcome, told)
 
-    def end(self, attempt: Attempt, outcome: Outcome) -> None:
+    def end(self, attempt: Attempt, outcome: Outcome, told: dict[str, Any] | None = None) -> None:
         """Record how an attempt ended and what follows from it."""
         step_id, item = attempt.step_id, attempt.item
         self.admission.end(attempt, outcome)
@@ -426,14 +441,15 @@ class RunActor:
             if attempt.serving.node.expands:
                 self.expansion.propose(attempt, outcome)
                 return
-            data: dict[str, Any] = {"trace": trace}
+            data: dict[str, Any] = {"trace": trace, **(told or {})}
             self._add_route(data, attempt)
             if outcome.signal:
                 data["signal"] = outcome.signal
             self.succeed(attempt, data, outcome.output, outcome.encoded)
             return
         delay, given_up = self._next_try(attempt, error)
-        self.failed(attempt, trace, error, "fail" if delay is None else "retry", delay or 0.0, given_up=given_up)
+        what_next = "fail" if delay is None else "retry"
+        self.failed(attempt, trace, error, what_next, delay or 0.0, given_up=given_up, told=told)
         if delay is None:
             self.task_settled(step_id, item)
         self._check_budget()
@@ -487,9 +503,11 @@ class RunActor:
         delay: float,
         lost: bool = False,
         given_up: str | None = None,
+        told: dict[str, Any] | None = None,
     ) -> None:
         """Record that an attempt failed, and set the timer of the next one."""
         data: dict[str, Any] = {"trace": trace, "error": error_json(error, attempt.step_id), "next": what_next}
+        data.update(told or {})
         self._add_route(data, attempt)
         if lost:
             data["lost"] = True
@@ -729,6 +747,7 @@ class RunActor:
         payload = {"spec": change.document, "pins": change.program.pins}
         self.log.emit(EventType.GRAPH_PATCHED, data=data, payload=payload)
         self.program = change.program
+        self.admission.cancel(set(change.touched))  # they ask again, as they are now
         self.ready = deque(plan.all_moves(change.program.graph, self.state))
         self.set_deadline()
 

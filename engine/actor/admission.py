@@ -194,6 +194,10 @@ class Admission:
         if commit is not None:
             await commit.wait()
 
+    def asks(self, key: TaskKey) -> bool:
+        """Whether the next attempt of a task is at its gate."""
+        return key in self._asking
+
     def _is_current(self, attempt: Attempt) -> bool:
         current = self._asking.get((attempt.step_id, attempt.item))
         return current is not None and current[0] is attempt
@@ -217,6 +221,7 @@ class Admission:
         del self._asking[key]
         if actor.state.holding or actor.env.draining():
             self._give_back(got)
+            self._note_arm(attempt, None)
             actor.again.append(key)
             return
         self._passes[key] = (attempt, got)
@@ -236,9 +241,9 @@ class Admission:
 
     def _note_arm(self, attempt: Attempt, outcome: Outcome | None) -> None:
         router, choice = self._actor.env.parts.router, attempt.choice
-        if router is None or choice is None or (outcome is not None and outcome.cached):
+        if router is None or choice is None:
             return
-        counts = outcome is not None and outcome.status is not TraceStatus.CANCELLED
+        counts = outcome is not None and not outcome.cached and outcome.status is not TraceStatus.CANCELLED
         error = outcome.error if outcome is not None else None
         workspace = self._actor.state.record.workspace
         router.record(workspace, attempt.facts.node, choice, error.error_class.value if error else None, counts)

@@ -12,6 +12,7 @@ from core.trace import TraceStatus
 from engine.actor.waits import check_role
 from engine.attempt import Attempt
 from engine.outcome import Outcome, trace_json
+from engine.patch import expansion
 from engine.state import TaskState
 from engine.timers import TaskKey
 
@@ -76,7 +77,8 @@ class Expansion:
         if proposed is None:
             return
         output = proposed[1]
-        operations = output.get("operations", []) if isinstance(output, dict) else []
+        planned = output.get("operations", []) if isinstance(output, dict) else []
+        operations = expansion(actor.program.graph, key[0], planned)
         try:
             change = await actor.prepare_change(operations)
         except Invalid as error:

@@ -66,7 +66,7 @@ class Waits:
             _log.warning("events of the past cannot be read", detail=error.detail)
             return
         for event in events:
-            if key in await index.matching(event):
+            if await index.holds(key, event):
                 self.wake(attempt.step_id, attempt.item, event.payload)
                 return
 
@@ -120,20 +120,21 @@ class Waits:
             raise Conflict(f"step {command.step_id!r} does not wait for an answer")
         check_role(command, plan.role)
         attempt = current[0]
+        told = {"command": str(command.id), "by": command.by}
         if plan.kind == "form" and command.approved:
             faults = list(value_faults(plan.form or {}, command.payload, "$.payload"))
             if faults:
                 raise Invalid("what was submitted does not fit the form", faults)
-            self._end(attempt, command.payload)
+            self._end(attempt, command.payload, told=told)
             return
         answer = decision(command.approved, command.by, command.comment)
         if command.payload is not None:
             answer["payload"] = command.payload
         if command.approved or plan.on_reject == "continue":
-            self._end(attempt, answer)
+            self._end(attempt, answer, told=told)
         else:
             said = f": {command.comment}" if command.comment else ""
-            self._fail(attempt, StepError(ErrorClass.POLICY, f"{command.by or 'somebody'} said no{said}"))
+            self._fail(attempt, StepError(ErrorClass.POLICY, f"{command.by or 'somebody'} said no{said}"), told)
 
     def timed_out(self, attempt: Attempt) -> None:
         """Nothing came in time."""
@@ -162,16 +163,18 @@ class Waits:
                 index.remove((self._actor.state.record.id, *key))
         self._indexed.clear()
 
-    def _end(self, attempt: Attempt, output: JsonValue, signal: str = "") -> None:
+    def _end(
+        self, attempt: Attempt, output: JsonValue, signal: str = "", told: dict[str, Any] | None = None
+    ) -> None:
         self.forget(attempt)
         waited = self._actor.env.attempts.gave(attempt, output)
-        self._actor.ended(attempt, Outcome(waited.status, waited.latency_ms, output, signal=signal))
+        self._actor.ended(attempt, Outcome(waited.status, waited.latency_ms, output, signal=signal), told)
 
-    def _fail(self, attempt: Attempt, error: StepError) -> None:
+    def _fail(self, attempt: Attempt, error: StepError, told: dict[str, Any] | None = None) -> None:
         self.forget(attempt)
         late = error.error_class is ErrorClass.TIMEOUT
         status = TraceStatus.TIMEOUT if late else TraceStatus.ERROR
-        self._actor.ended(attempt, self._actor.env.attempts.ended_now(attempt, status, error))
+        self._actor.ended(attempt, self._actor.env.attempts.ended_now(attempt, status, error), told)
 
 
 def wait_json(plan: Any) -> dict[str, Any]:

@@ -23,14 +23,15 @@ def started(state: RunState, event: RunEvent) -> None:
     if "children" in data:
         task.children = {}
     due = data.get("due_at")
-    if due is None and task.wait is None:
+    task.due_at = None if due is None else datetime.fromisoformat(due)
+    if task.children is not None:
+        task.status, task.waiting = StepStatus.RUNNING, {"reason": "children"}
+        state.active += 1
+    elif due is None and task.wait is None:
         task.status = StepStatus.RUNNING
         state.active += 1
-        if task.children is not None:
-            task.waiting = {"reason": "children"}
     else:
         task.status = StepStatus.WAITING
-        task.due_at = None if due is None else datetime.fromisoformat(due)
         task.waiting = _why(task.wait, due)
         state.asleep += 1
     follow_task(step, task)

@@ -1,7 +1,5 @@
 """A node version that is another node with parameters filled in: no code, only data."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,7 +8,7 @@ from core.json import JsonValue
 from core.manifest import Effect, NodeManifest, NodeStatus, Tunable
 from core.spec import Name, NodeRef
 from engine.expression.template import Template, compile_template
-from engine.node.version import NodeVersion
+from engine.node.version import Binding, NodeVersion
 
 MAX_BINDINGS = 5
 """Bindings on top of each other."""
@@ -45,31 +43,6 @@ class BindingSpec(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """What was said, without what was left to its default."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """What a bound version makes of its base.
-
-    Attributes:
-        base: the version below; it may be bound itself.
-        params: its parameters, over `input`, `context` and `run`.
-        raw: those of its parameters that are expressions themselves, or are taken as they are written.
-        output: what becomes of its output, over `output` and `input`; None: nothing.
-    """
-
-    base: NodeVersion
-    params: Template
-    raw: Mapping[str, JsonValue]
-    output: Template | None
-
-    @property
-    def depth(self) -> int:
-        """How many bindings lie on top of each other, this one included."""
-        found, version = 1, self.base
-        while version.binding is not None:
-            found, version = found + 1, version.binding.base
-        return found
 
 
 def raw_fields(manifest: NodeManifest) -> frozenset[str]:

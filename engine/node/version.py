@@ -5,15 +5,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.json import JsonValue
 from core.manifest import Effect, NodeManifest, NodeStatus
+from engine.expression.template import Template
 from engine.node.context import StepContext
 from engine.node.parameters import Parameters
-
-if TYPE_CHECKING:
-    from engine.node.binding import Binding
 
 
 class Lane(StrEnum):
@@ -141,3 +139,28 @@ class NodeVersion:
         if self.parameters.context_name is not None:
             arguments[self.parameters.context_name] = context
         return arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a bound version makes of its base.
+
+    Attributes:
+        base: the version below; it may be bound itself.
+        params: its parameters, over `input`, `context` and `run`.
+        raw: those of its parameters that are expressions themselves, or are taken as they are written.
+        output: what becomes of its output, over `output` and `input`; None: nothing.
+    """
+
+    base: NodeVersion
+    params: Template
+    raw: Mapping[str, JsonValue]
+    output: Template | None
+
+    @property
+    def depth(self) -> int:
+        """How many bindings lie on top of each other, this one included."""
+        found, version = 1, self.base
+        while version.binding is not None:
+            found, version = found + 1, version.binding.base
+        return found

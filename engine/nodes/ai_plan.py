@@ -138,7 +138,8 @@ def plan_node(models: LanguageModels, prices: Mapping[str, Price], registry: Nod
         check_extra(extra)
         _check_place(step)
         bounds = PlanBounds(tuple(dict.fromkeys(allowed)), max_steps, frozenset(secrets or ()), frozenset(uses or ()))
-        versions = _versions(bounds.allowed, registry)
+        visible = registry.within(step.workspace)
+        versions = _versions(bounds.allowed, visible)
         request = ChatRequest(
             provider=Provider(provider),
             endpoint=endpoint_of(step, base_url, api_key),
@@ -150,7 +151,7 @@ def plan_node(models: LanguageModels, prices: Mapping[str, Price], registry: Nod
             extra=extra or {},
         )
         cost = price_given(price) or price_of(model, prices)
-        asked = _Asked(models, registry, bounds, cost)
+        asked = _Asked(models, visible, bounds, cost)
         return await asked.until_valid(step, request, max_attempts, review)
 
     return plan

@@ -22,6 +22,7 @@ class RemoteCall:
         params: resolved; secrets are still placeholders.
         timeout: seconds that the attempt may take once a worker has begun it.
         priority: higher goes first, among the tasks that are dispatched again.
+        workflow: its name; `session`: what the run was started with, if anything.
     """
 
     run_id: RunId
@@ -37,6 +38,8 @@ class RemoteCall:
     idempotency_key: str
     timeout: float
     priority: int = 0
+    workflow: str = ""
+    session: str = ""
 
     @property
     def task_id(self) -> UUID:
@@ -71,7 +74,9 @@ class RemoteCall:
             "effect": self.effect.value,
             "parameters": parameters,
             "secret_names": encode(list(self.secret_names)),
-            "context": encode({"idempotency_key": self.idempotency_key}),
+            "context": encode(
+                {"idempotency_key": self.idempotency_key, "workflow": self.workflow, "session": self.session}
+            ),
             "timeout": self.timeout,
             "priority": self.priority,
         }
@@ -79,6 +84,7 @@ class RemoteCall:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "RemoteCall":
         """The call of a row that a worker has claimed."""
+        context = decode(row["context"])
         return cls(
             run_id=RunId(row["run_id"]),
             step_id=StepId(row["step_id"]),
@@ -90,9 +96,9 @@ class RemoteCall:
             effect=Effect(row["effect"]),
             params=unpack(decode(row["parameters"], _DEEPEST)),
             secret_names=tuple(decode(row["secret_names"])),
-            idempotency_key=decode(row["context"])["idempotency_key"],
             timeout=row["timeout"],
             priority=row["priority"],
+            **context,
         )
 
 

@@ -38,7 +38,7 @@ class Timing:
     lease: float = 15.0
     renew: float = 5.0
     tick: float = 1.0
-    grace: float = 2.5
+    grace: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,7 @@ class TaskWorker:
         self._fetching: set[asyncio.Task[None]] = set()
         self._claiming: Batch[UUID, Row | None] = Batch(self._claim)
         self._finishing: Batch[tuple[UUID, bytes, bytes | None], None] = Batch(self._finish, most=100)
+        self._closed = 0.0
         self._beating: asyncio.Task[None] | None = None
 
     @property
@@ -122,15 +123,17 @@ class TaskWorker:
             self._taking.discard(task_id)
 
     def close(self) -> None:
-        """Begin nothing more."""
-        self._slots.close()
+        """Begin nothing more; what goes on has the time of grace from now on."""
+        if self._slots.open:
+            self._closed = self._clock.monotonic()
+            self._slots.close()
 
     async def stop(self) -> None:
         """Let attempts end for a moment, leave the rest to others, and sign off."""
         self.close()
         attempts = [held.attempt for held in self._held.values()]
         if attempts:
-            await asyncio.wait(attempts, timeout=self._timing.grace)
+            await asyncio.wait(attempts, timeout=max(0.0, self._closed + self._timing.grace - self._clock.monotonic()))
         left = dict(self._held)
         for held in left.values():
             held.attempt.cancel()
@@ -208,6 +211,8 @@ class TaskWorker:
             clock=self._clock,
             evaluator=self._evaluator,
             effect=call.effect,
+            workflow=call.workflow,
+            session=call.session,
         )
         return await self._performer.perform(node, call.params, context, call.workspace, call.secret_names)
 

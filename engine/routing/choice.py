@@ -11,16 +11,6 @@ from core.json import JsonValue
 from core.spec import Retry, StepRoute
 from engine.routing.breaker import BreakerState
 
-_SAME_EVERYWHERE = frozenset(
-    {
-        ErrorClass.INVALID_INPUT,
-        ErrorClass.EXPRESSION,
-        ErrorClass.POLICY,
-        ErrorClass.CANCELLED,
-        ErrorClass.WORKER_LOST,
-    }
-)
-
 
 class ServedBy(StrEnum):
     """Why the arm that serves is the one that does. Only `drawn` attempts may be compared as if assigned."""
@@ -115,10 +105,6 @@ class ArmChoice:
     def kept(self) -> ArmKept:
         """What the next attempt of the task brings along."""
         return ArmKept(self.assigned, self.probability, self.revision)
-
-    def may_fall_back(self, error: StepError) -> bool:
-        """Whether another arm could do better after this error, which is for good."""
-        return self.next_fallback is not None and error.error_class not in _SAME_EVERYWHERE
 
     def trace(self) -> dict[str, Any]:
         """What a trace row says about it."""

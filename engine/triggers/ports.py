@@ -58,6 +58,10 @@ class TriggerStore(Protocol):
         """Raise Conflict when `replace` would, for the workflow of that name."""
         ...
 
+    async def remove_all(self, workflow_id: WorkflowId, now: datetime) -> None:
+        """Take all triggers of a workflow out of use, those beside its spec too."""
+        ...
+
     async def create(
         self, trigger_id: uuid.UUID, workspace: Workspace, workflow_id: WorkflowId, draft: TriggerDraft, now: datetime
     ) -> StoredTrigger:

@@ -118,6 +118,10 @@ class Triggers:
         """
         await self._store.replace(workspace, workflow_id, self.drafts(triggers), self._clock.now())
 
+    async def remove_all(self, workflow_id: WorkflowId) -> None:
+        """Take all triggers of a workflow out of use, because it is deleted."""
+        await self._store.remove_all(workflow_id, self._clock.now())
+
     async def create(self, workspace: Workspace, workflow_id: WorkflowId, config: Trigger) -> StoredTrigger:
         """Make a trigger beside the spec. Raises Conflict when its name or path is taken."""
         (draft,) = self.drafts([config])

@@ -7,7 +7,6 @@ from core.json import JsonValue
 from engine.expression.template import TemplateExpression
 from engine.json_schema import SchemaError, check_schema
 from engine.node.version import Lane, NodeVersion
-from engine.nodes.flow.wait import ONE_OF
 from engine.validation.bodies import NOT_LITERAL
 from engine.validation.draft import StepDraft
 from engine.validation.links import LinkedStep
@@ -16,6 +15,8 @@ _NEVER_TWICE = {
     "flow.end": "it ends the run the first time",
     "flow.merge": "it joins branches, once",
 }
+_ONE_OF = ("event", "form", "approval")
+"""Exactly one of these says what `flow.wait` waits for."""
 _NEEDS = {"match": "event", "on_reject": "approval", "on_timeout": "timeout"}
 """Parameters of `flow.wait` that mean something only together with another."""
 
@@ -60,7 +61,7 @@ def _ends(one: LinkedStep) -> bool:
 
 
 def _wait_faults(path: str, params: dict[str, JsonValue], expressions: list[TemplateExpression]) -> Iterator[Fault]:
-    given = [name for name in ONE_OF if params.get(name) not in (None, False)]
+    given = [name for name in _ONE_OF if params.get(name) not in (None, False)]
     if not given:
         said = "what to wait for is missing; give exactly one of `event`, `form` and `approval: true`"
         yield Fault(f"{path}.event", "missing_parameter", said)

@@ -1,15 +1,16 @@
 """Faults of what surrounds the steps: policies, variables, the versions and workflows that are named."""
 
-import math
 from collections.abc import Callable, Iterator
 
 from core.errors import Fault
 from core.json import JsonValue
+from core.spec import StepRoute
 from engine.json_path import child
 from engine.node.registry import NodeRegistry
+from engine.routing.check import step_route_faults
 from engine.validation.draft import StepDraft
 from engine.validation.expressions import Place, Scan, reference_faults
-from engine.wording import did_you_mean, nearest, shortened
+from engine.wording import shortened
 
 _RUN_KEY = Place(("input", "context"))
 
@@ -56,22 +57,14 @@ def variable_faults(document: dict[str, JsonValue]) -> Iterator[Fault]:
 def weight_faults(draft: StepDraft, registry: NodeRegistry) -> Iterator[Fault]:
     """What is wrong with the shares of `route`: versions that are not there, shares that are none."""
     weights, name = draft.weights, (draft.node or "").partition("@")[0]
-    if weights is None:
-        return
-    path = f"{draft.path}.route.weights"
-    shares = [one for one in weights.values() if isinstance(one, (int, float)) and not isinstance(one, bool)]
-    for version, share in weights.items():
-        if isinstance(share, (int, float)) and not (math.isfinite(share) and share >= 0):
-            yield Fault(child(path, version), "bad_value", "a share is 0 or more")
-    if len(shares) == len(weights) and not any(one > 0 for one in shares):
-        yield Fault(path, "bad_value", "at least one version needs a share above 0")
-    if name in registry.names():
-        known = [one for version in registry.versions(name) for one in (version.manifest.version, version.label) if one]
-        for version in weights:
-            if version not in known:
-                suggestion = nearest(version, known)
-                said = f"`{name}` has no version or label `{shortened(version, 60)}`{did_you_mean(suggestion)}"
-                yield Fault(child(path, version), "unknown_version", said, suggestion)
+    if isinstance(weights, dict) and name in registry.names() and all(map(_is_number, weights.values())):
+        route = StepRoute.model_construct(weights=weights)
+        yield from step_route_faults(route, registry.versions(name), f"{draft.path}.route")
+
+
+def _is_number(value: JsonValue) -> bool:
+    # Another type is reported with the shape of the document.
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _has_expression(value: JsonValue) -> bool:

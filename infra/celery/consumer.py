@@ -1,5 +1,6 @@
 """A Celery worker inside this process: it hands the ids in its messages on, and does nothing else."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -49,13 +50,20 @@ class CeleryConsumer:
     Args:
         groups: node groups, whose queues are consumed.
         take: given each id, in one of several threads; the next message comes when it returns.
+        on_ready: told when the broker is connected and messages come.
         on_stopping: told when a signal has ended the consuming; then `take` should return soon.
     """
 
     def __init__(
-        self, broker_url: str, groups: Sequence[str], take: Callable[[UUID], None], on_stopping: Callable[[], None]
+        self,
+        broker_url: str,
+        groups: Sequence[str],
+        take: Callable[[UUID], None],
+        on_ready: Callable[[], None],
+        on_stopping: Callable[[], None],
     ) -> None:
         self._queues = [queue_of(group) for group in groups]
+        self._on_ready = on_ready
         self._on_stopping = on_stopping
         self._app = create_celery(
             broker_url,
@@ -71,17 +79,20 @@ class CeleryConsumer:
 
     def run(self, name: str) -> None:
         """Consume until SIGTERM or SIGINT. Only in the main thread, which gets the signals."""
+        signals.worker_shutting_down.connect(self._stopping, weak=False)
+        signals.setup_logging.connect(_leave_logging, weak=False)
+        # At INFO they tell of each message twice.
+        for library in ("celery", "kombu"):
+            logging.getLogger(library).setLevel(logging.WARNING)
         worker = self._app.Worker(
             hostname=name,
             queues=self._queues,
             quiet=True,
-            loglevel="WARNING",
+            ready_callback=lambda _: self._on_ready(),
             without_gossip=True,
             without_mingle=True,
             without_heartbeat=True,
         )
-        signals.worker_shutting_down.connect(self._stopping, weak=False)
-        signals.setup_logging.connect(_leave_logging, weak=False)
         worker.start()
 
     def _stopping(self, **_: Any) -> None:

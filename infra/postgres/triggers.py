@@ -74,7 +74,7 @@ class Triggers:
         await connection.execute(update(triggers).where(mine).values(deleted_at=now, updated_at=now, next_at=None))
 
     async def remove_all(self, workflow_id: WorkflowId, now: datetime) -> None:
-        """Take all triggers of a workflow out of use."""
+        """See `engine.triggers.ports.TriggerStore.remove_all`."""
         async with transaction(self._engine) as connection:
             await self.remove_all_within(connection, workflow_id, now)
 
@@ -233,7 +233,7 @@ def _live() -> Select[Any]:
     return (
         select(triggers, workflows.c.name.label("workflow"))
         .join(workflows, workflows.c.id == triggers.c.workflow_id)
-        .where(triggers.c.deleted_at.is_(None))
+        .where(triggers.c.deleted_at.is_(None), workflows.c.deleted_at.is_(None))
     )
 
 

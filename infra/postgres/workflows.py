@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -40,6 +40,12 @@ class StoredWorkflow:
     updated_at: datetime
 
 
+OnCurrent = Callable[[AsyncConnection, StoredWorkflow, datetime], Awaitable[None]]
+"""Does in the same transaction what goes with a version that becomes current."""
+
+OnDelete = Callable[[AsyncConnection, WorkflowId, datetime], Awaitable[None]]
+
+
 @dataclass(frozen=True, slots=True)
 class VersionInfo:
     """One line of a workflow's history."""
@@ -63,10 +69,15 @@ class Workflows:
         self._engine = engine
         self._clock = clock
 
-    async def save(self, workspace: Workspace, spec: WorkflowSpec, created_by: str) -> StoredWorkflow:
+    async def save(
+        self, workspace: Workspace, spec: WorkflowSpec, created_by: str, on_current: OnCurrent | None = None
+    ) -> StoredWorkflow:
         """Create the workflow of the spec's name, or make the spec its new current version.
 
         A spec equal to the current version changes nothing.
+
+        Args:
+            on_current: what else belongs to a version that becomes current.
         """
         now = self._clock.now()
         create = (
@@ -95,7 +106,10 @@ class Workflows:
             if row.current_version and await self._hash(connection, row.id, row.current_version) == digest:
                 return await self._read(connection, _at_current().where(workflows.c.id == row.id), spec.name)
             await self._append(connection, row.id, spec, digest, created_by, now)
-            return await self._read(connection, _at_current().where(workflows.c.id == row.id), spec.name)
+            saved = await self._read(connection, _at_current().where(workflows.c.id == row.id), spec.name)
+            if on_current is not None:
+                await on_current(connection, saved, now)
+            return saved
 
     async def get(self, workspace: Workspace, workflow_id: WorkflowId, version: int | None = None) -> StoredWorkflow:
         """A workflow at a version, or at the current one. Raises NotFound."""
@@ -158,8 +172,11 @@ class Workflows:
             for row in rows
         )
 
-    async def publish(self, workspace: Workspace, workflow_id: WorkflowId, version: int) -> StoredWorkflow:
+    async def publish(
+        self, workspace: Workspace, workflow_id: WorkflowId, version: int, on_current: OnCurrent | None = None
+    ) -> StoredWorkflow:
         """Make an existing version the one that runs start with. Raises NotFound."""
+        now = self._clock.now()
         exists = select(workflow_versions.c.version).where(
             workflow_versions.c.workflow_id == workflow_id, workflow_versions.c.version == version
         )
@@ -167,15 +184,18 @@ class Workflows:
             update(workflows)
             .where(workflows.c.workspace == workspace, workflows.c.id == workflow_id, workflows.c.deleted_at.is_(None))
             .where(exists.exists())
-            .values(current_version=version, updated_at=self._clock.now())
+            .values(current_version=version, updated_at=now)
         )
         async with transaction(self._engine) as connection:
             await connection.execute(change)
             query = _joined().where(workflow_versions.c.version == version)
             query = query.where(workflows.c.workspace == workspace, workflows.c.id == workflow_id)
-            return await self._read(connection, query, f"{workflow_id} at version {version}")
+            published = await self._read(connection, query, f"{workflow_id} at version {version}")
+            if on_current is not None:
+                await on_current(connection, published, now)
+            return published
 
-    async def delete(self, workspace: Workspace, workflow_id: WorkflowId) -> None:
+    async def delete(self, workspace: Workspace, workflow_id: WorkflowId, on_delete: OnDelete | None = None) -> None:
         """Take a workflow out of use. Its runs and versions stay on record; its name is free. Raises NotFound."""
         now = self._clock.now()
         query = (
@@ -186,6 +206,8 @@ class Workflows:
         async with transaction(self._engine) as connection:
             if not (await connection.execute(query)).rowcount:
                 raise _missing(f"{workflow_id}")
+            if on_delete is not None:
+                await on_delete(connection, workflow_id, now)
 
     async def _hash(self, connection: AsyncConnection, workflow_id: uuid.UUID, version: int) -> str | None:
         query = select(workflow_versions.c.spec_hash).where(

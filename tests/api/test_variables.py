@@ -22,11 +22,18 @@ from infra.postgres.variables import Variables
 
 
 @dataclass(frozen=True, slots=True)
+class Stores:
+    """Those that the routes use."""
+
+    variables: Variables
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """What the routes need of the services."""
 
     clock: SystemClock
-    variables: Variables
+    stores: Stores
     api_keys: ApiKeys
     audit: AuditLog
 
@@ -34,7 +41,7 @@ class Parts:
 @pytest.fixture
 def parts(engine: AsyncEngine) -> Parts:
     clock = SystemClock()
-    return Parts(clock, Variables(engine, clock), ApiKeys(engine, clock), AuditLog(engine, clock))
+    return Parts(clock, Stores(Variables(engine, clock)), ApiKeys(engine, clock), AuditLog(engine, clock))
 
 
 async def client_of(parts: Parts, role: Role) -> httpx.AsyncClient:

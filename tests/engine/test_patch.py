@@ -132,6 +132,11 @@ class TestOperations:
         update = {"op": "update_params", "id": "c", "with": {"value": 4}}
         found = good(document, [update], ("a",), pins={"a": "1.0.0"})
         assert found.spec.steps[0].node == "house.call"
+        assert found.pins == {"a": "1.0.0"}
+        edit = {"op": "update_params", "id": "a", "with": {"retries": 2}}
+        assert good(document, [edit], pins={"a": "1.0.0", "b": "1.0.0"}).pins == {"a": "1.0.0", "b": "1.0.0"}
+        replaced = {"op": "replace_node", "id": "a", "node": "house.call@^2", "with": {"address": "x"}}
+        assert good(document, [replaced], pins={"a": "1.0.0"}).pins == {}
         assert {fault.path for fault in bad(document, [update], ("a",))} == {
             "$.steps[0].with.url",
             "$.steps[0].with.address",
@@ -161,6 +166,12 @@ class TestRefusals:
             ("$.operations[1].before[0]", "step_started"),
         ]
         assert "`b`" in faults[0].message
+
+    def test_what_a_started_step_needs_stays(self) -> None:
+        """As in a run of which a step was run again alone."""
+        faults = bad(chain(), [{"op": "remove_step", "id": "b"}], ("a", "c"))
+        assert one(faults) == ("$.operations[0].id", "step_started")
+        assert "`c`" in faults[0].message
 
     def test_a_fallback_that_has_started_rescues_nobody_new(self) -> None:
         document = chain()

@@ -12,9 +12,6 @@ from core.manifest import Effect
 from engine.json_schema import SchemaError, check_schema
 from engine.node.sdk import Cel, Lane, node
 
-ONE_OF = ("event", "form", "approval")
-"""Exactly one of these says what to wait for."""
-
 
 @dataclass(frozen=True, slots=True)
 class Wait:
@@ -95,7 +92,7 @@ def wait(
         role: The least role that may answer: by default `editor` for a form, `approver` for an approval.
     """
     given = {"event": event is not None, "form": form is not None, "approval": approval}
-    kinds: list[Any] = [kind for kind in ONE_OF if given[kind]]
+    kinds: list[Any] = [kind for kind, is_given in given.items() if is_given]
     if len(kinds) != 1:
         raise StepError(ErrorClass.INVALID_INPUT, "Give exactly one of `event`, `form` and `approval: true`.")
     if form is not None:

@@ -62,9 +62,24 @@ async def test_never_more_than_the_limit_over_two_processes(room: Room, seed: in
     async with asyncio.timeout(20):
         await asyncio.gather(*(work(n) for n in range(60)), *(give_up(n) for n in range(60, 90)))
     assert done >= 60
-    assert highest == most
+    assert min(highest[scope] for scope in most) >= 2  # or nothing was tested
     await room.until(0)
     assert {reason for one in processes for reason, _ in one.waits} == {"concurrency_limit"}
+
+
+async def test_nobody_waits_in_a_circle(room: Room) -> None:
+    process = await room.process()
+    run = await room.run(process.owner)
+
+    async def both(n: int) -> None:
+        asks = [ask(run, f"h{n}", scope=scope) for scope in ("a", "b")]
+        slots = await process.limiter.acquire(asks if n % 2 else asks[::-1], process.on_wait)
+        await asyncio.sleep(0.001)
+        slots.release()
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(both(n) for n in range(20)))
+    await room.until(0)
 
 
 async def test_a_rate_is_kept_over_two_processes(room: Room) -> None:

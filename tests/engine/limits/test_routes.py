@@ -1,5 +1,7 @@
 """The routes of limits and of the cache, on real stores."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -7,10 +9,15 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+import typer
+import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
+from typer.testing import CliRunner
 
 from api import problem
+from api.cli import cache as cli_cache
+from api.cli import limits as cli_limits
 from api.models.cache import CacheCleared, CacheView
 from api.models.limit import LimitUsePage, NodeLimitView
 from api.routes import cache, limits
@@ -29,6 +36,7 @@ from infra.postgres.audit import AuditLog
 from infra.postgres.limits import Limits
 from infra.postgres.step_cache import StepResults
 from tests.engine.limits.room import Room, ask
+from tests.server import free_port
 
 HERE = Workspace("here")
 
@@ -48,9 +56,8 @@ async def services(room: Room, engine: AsyncEngine, tmp_path: Path) -> SimpleNam
         registry=registry,
         api_keys=ApiKeys(engine, clock),
         audit=AuditLog(engine, clock),
-        limits=store,
+        stores=SimpleNamespace(limits=store, step_results=results),
         node_limits=NodeLimits(store),
-        step_results=results,
         step_cache=step_cache,
     )
 
@@ -124,6 +131,48 @@ async def test_bad_limits(services: SimpleNamespace, path: str, body: dict[str, 
     async with client(services, Role.VIEWER) as call:
         assert (await call.put("/nodes/http.request/limits", json={"concurrency": 1})).status_code == 403
         assert (await call.delete("/cache", params={"all": "true"})).status_code == 403
+
+
+@asynccontextmanager
+async def served(services: SimpleNamespace) -> AsyncIterator[list[str]]:
+    """The routes on a port; gives the options that lead the command line there."""
+    app = FastAPI()
+    problem.install(app)
+    app.include_router(limits.router, prefix="/api/v1")
+    app.include_router(cache.router, prefix="/api/v1")
+    app.state.services = services
+    _, key = await services.api_keys.create(HERE, "cli", Role.EDITOR, "test")
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="off"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield ["--url", f"http://127.0.0.1:{port}", "--api-key", key]
+    server.should_exit = True
+    await serving
+
+
+async def test_the_command_line(services: SimpleNamespace) -> None:
+    async with served(services) as where:
+
+        async def reflux(app: typer.Typer, *words: str, code: int = 0) -> str:
+            done = await asyncio.to_thread(CliRunner().invoke, app, [*words, *where])
+            assert done.exit_code == code, done.output
+            return done.output
+
+        more = ("--concurrency", "10", "--calls", "50", "--per", "1m", "--burst", "5")
+        sentence = "http.request: at most 10 at once and at most 50 in 1m, 5 at once"
+        assert sentence in await reflux(cli_limits.app, "set", "http.request", *more)
+        assert sentence in await reflux(cli_limits.app, "show", "http.request")
+        assert "No limit is in use" in await reflux(cli_limits.app, "list")
+        shown = json.loads(await reflux(cli_limits.app, "set", "http.request", "--concurrency", "1", "--json"))
+        assert shown == {"node": "http.request", "concurrency": 1, "rate": None}
+        assert "no limit any more" in await reflux(cli_limits.app, "delete", "http.request")
+        assert "has no limit" in await reflux(cli_limits.app, "delete", "http.request", code=2)
+        assert "--burst needs --calls" in await reflux(cli_limits.app, "set", "http.request", "--burst", "2", code=2)
+        assert "Nothing is cached" in await reflux(cli_cache.app, "list")
+        assert "0 cached results" in await reflux(cli_cache.app, "clear", "--all")
+        assert "say which results" in await reflux(cli_cache.app, "clear", code=2)
 
 
 async def test_the_cache(room: Room, services: SimpleNamespace) -> None:

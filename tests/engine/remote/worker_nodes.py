@@ -17,7 +17,11 @@ def _note(word: str) -> None:
 @node("test.echo", version="1.0.0", effect="idempotent")
 async def echo(context: StepContext, value: JsonValue = None, seconds: float = 0.0) -> JsonValue:
     _note(f"begin {context.idempotency_key}")
-    await asyncio.sleep(seconds)
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        _note(f"stop {context.idempotency_key}")
+        raise
     _note(f"end {context.idempotency_key}")
     context.report(points=3.0)
     context.cost(0.25)

@@ -100,9 +100,9 @@ def several_workers(dsn: str, broker: str, directory: Path) -> Iterator[Callable
         return made[-1]
 
     yield make
-    for one in made:
-        one.stop()
-        print(one.log)  # shown when the test fails
+    codes = [one.stop() for one in made]
+    print(*(one.log for one in made))  # shown when the test fails
+    assert not any(codes)
 
 
 def main() -> None:

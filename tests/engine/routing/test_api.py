@@ -61,9 +61,8 @@ async def services(engine: AsyncEngine) -> AsyncIterator[SimpleNamespace]:
         yield SimpleNamespace(
             clock=clock,
             registry=registry,
-            node_versions=node_versions,
-            nodes=WorkspaceNodes(node_versions, registry),
-            routes=routes,
+            stores=SimpleNamespace(node_versions=node_versions, routes=routes),
+            workspace_nodes=WorkspaceNodes(node_versions, registry),
             router=router,
             api_keys=api_keys,
             idempotency=Idempotency(engine, clock),

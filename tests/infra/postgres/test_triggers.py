@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core.errors import Conflict, Invalid, NotFound, Unavailable
-from core.firing import Firing, FiringStatus
+from core.firing import Claim, Firing, FiringStatus
 from core.ids import Workspace
 from engine.expression.evaluator import Evaluator
 from engine.triggers.webhook import WebhookRequest
@@ -135,7 +135,7 @@ async def test_triggers_beside_the_spec(room: Room) -> None:
     assert [one.name for one in (await room.table.list(HERE)).items] == ["hook"]
     await room.service.delete(HERE, made.id)
     assert (await room.service.create(HERE, workflow, hook)).id == made.id
-    await room.table.remove_all(workflow, room.clock.now())
+    await room.service.remove_all(workflow)
     with pytest.raises(NotFound):
         await room.table.get(HERE, made.id)
 
@@ -244,6 +244,22 @@ async def test_each_time_fires_once_with_four_processes(
     assert set(runs.calls.values()) == {1}
 
 
+async def test_a_claim_that_was_planned_from_an_older_state_changes_nothing(
+    room: Room, manual_clock: ManualClock
+) -> None:
+    workflow = await room.workflow("shop", HOURLY)
+    manual_clock.advance(3601)
+    (planned,) = await room.table.due(manual_clock.now(), 10)
+    assert planned.next_at is not None
+    claim = Claim(planned.id, planned.next_at, planned.next_at + timedelta(hours=1), ())
+    await room.sync(workflow, {**HOURLY, "schedule": "30 * * * *"})
+    await room.table.claim([claim])
+    assert (await room.named("hourly")).next_at == planned.next_at + timedelta(minutes=30)
+    await room.service.set_paused(HERE, planned.id, True)
+    await room.table.claim([claim])
+    assert (await room.named("hourly")).next_at is None
+
+
 async def test_a_process_that_dies_after_recording_is_made_up_for(room: Room, manual_clock: ManualClock) -> None:
     await room.workflow("shop", HOURLY)
     manual_clock.advance(3601)
@@ -254,8 +270,9 @@ async def test_a_process_that_dies_after_recording_is_made_up_for(room: Room, ma
     assert reserved.status is RESERVED
     room.runs.dies = False
     others = [Room(room.engine, manual_clock, room.evaluator, room.runs) for _ in range(3)]
+    manual_clock.advance(4)
     assert [await one.service._starter.sweep() for one in others] == [0, 0, 0]  # it may still be at it
-    manual_clock.advance(6)
+    manual_clock.advance(2)
     assert sum(await asyncio.gather(*(one.service._starter.sweep() for one in others))) == 1
     assert list(room.runs.calls.items()) == [(reserved.run_id, 1)]
     assert statuses(await room.history("hourly")) == [STARTED]
