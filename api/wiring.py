@@ -79,7 +79,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         await _patiently(lambda: migrate(dsn))
         database = create_engine(dsn)
         stack.push_async_callback(database.dispose)
-        objects = Objects.open(home / "objects")
+        objects = Objects.open(settings.objects)
         stores = open_stores(database, clock, objects, _secret_key(settings))
         await _patiently(lambda: _keep_house(database, clock, settings))
         traces = await _open_traces(settings, stack)

@@ -141,7 +141,7 @@ async def _open_worker(settings: Settings, identity: Identity, timing: Timing) -
         processes = await stack.enter_async_context(NodeProcesses(identity.concurrency))
         performer = Performer(clock, secrets, processes)
         stack.push_async_callback(performer.aclose)
-        store = Workers(database, Objects.open(settings.home / "objects"))
+        store = Workers(database, Objects.open(settings.objects))
         worker = TaskWorker(store, performer, registry.resolve, evaluator, clock, identity, timing)
         await worker.start()
         stack.push_async_callback(worker.stop)

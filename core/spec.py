@@ -77,7 +77,9 @@ class StepRoute(_Part):
     """Overrides the route of the step's node."""
 
     goal: Literal["cost", "latency", "quality", "balanced"] | dict[str, float] | None = None
-    weights: dict[str, float] | None = Field(None, description="Shares by version or label, instead of the route's.")
+    weights: dict[str, Annotated[float, Field(ge=0, le=100)]] | None = Field(
+        None, min_length=1, description="Shares by version or label, instead of the route's."
+    )
 
 
 class UseStep(_Part):

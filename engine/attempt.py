@@ -220,6 +220,8 @@ class Attempts:
             secret_names=tuple(serving.secret_names),
             idempotency_key=context.idempotency_key,
             timeout=context.timeout,
+            workflow=context.workflow,
+            session=context.session,
             priority=5 if state.options.priority is None else state.options.priority,
         )
         result = await remote.perform(call, on_wait)

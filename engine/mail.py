@@ -1,10 +1,12 @@
 """Commands for runs: performed here when the run is driven here, else left in the database for its owner."""
 
 import asyncio
+import uuid
 from collections.abc import Callable
 from typing import Any
 
 import structlog
+from pydantic import ValidationError
 
 from core.clock import Clock
 from core.command import Command, Patch, command_adapter
@@ -77,7 +79,12 @@ class Mail:
                 actor = self._actor_of(run_id)
                 if actor is None:
                     continue  # it is being taken up
-                command = command_adapter.validate_python(told)
+                try:
+                    command = command_adapter.validate_python(told)
+                except ValidationError:
+                    _log.error("a command cannot be read", run_id=str(run_id))
+                    await self._refuse_unread(told)
+                    continue
                 refusal = None
                 try:
                     await perform(actor, command)
@@ -86,6 +93,10 @@ class Mail:
                 except RefluxError as error:
                     refusal = _json_of(error)
                 await self._commands.settle(command.id, refusal)
+
+    async def _refuse_unread(self, told: Any) -> None:
+        refusal = _json_of(Invalid("this version of the server does not know what was asked", []))
+        await self._commands.settle(uuid.UUID(told["id"]), refusal)
 
 
 def _json_of(error: RefluxError) -> dict[str, Any]:

@@ -75,6 +75,7 @@ class Engine:
         self._actors: dict[RunId, RunActor] = {}
         self._drives: dict[RunId, asyncio.Task[None]] = {}
         self._unloaded: set[RunId] = set()
+        self._missing: set[RunId] = set()
         self._hopeless: dict[RunId, str] = {}
         self._faults: Counter[RunId] = Counter()
         self._commit: GroupCommit | None = None
@@ -142,6 +143,10 @@ class Engine:
         """Which of these runs were ever started. Raises Unavailable."""
         return frozenset(await self._journal.ended(run_ids))
 
+    async def under_way(self, run_ids: Sequence[RunId]) -> frozenset[RunId]:
+        """Which of these runs were started, and have not ended. Raises Unavailable."""
+        return frozenset(run_id for run_id, over in (await self._journal.ended(run_ids)).items() if not over)
+
     def withdraw(self, task_id: UUID) -> None:
         """A worker shall stop performing an attempt."""
         self._errands.withdraw(task_id)
@@ -175,10 +180,10 @@ class Engine:
             raise Unavailable("the engine does not accept runs at this moment; try again")
         if not await self._journal.reopen(self._owner, run_id):
             return self._actors.get(run_id)
-        stored = await self._journal.load(run_id)
-        if stored is None:
-            raise Conflict("the run's history is gone")
         try:
+            stored = await self._journal.load(run_id)
+            if stored is None:
+                raise Conflict("the run's history is gone")
             prepared = await asyncio.to_thread(self._prepared, stored)
         except BaseException:
             self._unloaded.add(run_id)  # it counts as under way now: whoever can load it sets that right
@@ -285,6 +290,8 @@ class Engine:
                     self._unloaded.update(adopted)
                     for run_id in list(self._unloaded):
                         await self._take_up(run_id)
+                    # What was asked of a run while nobody had it.
+                    await self.read_mail()
             except Unavailable as error:
                 _log.warning("runs of lost engines cannot be taken over now", detail=error.detail)
             if found < _ADOPT_BATCH:
@@ -305,9 +312,14 @@ class Engine:
                 _log.warning("the ends of child runs cannot be read now", detail=error.detail)
 
     async def _tell_of(self, children: dict[RunId, Parent]) -> None:
-        if not children:
-            return
-        for run_id, over in (await self._journal.ended(list(children))).items():
+        found = await self._journal.ended(list(children)) if children else {}
+        nowhere = {run_id for run_id in children if run_id not in found and run_id not in self._actors}
+        for run_id in nowhere & self._missing:  # twice in a row: it is not on its way to the journal
+            actor = self._actors.get(children[run_id].run_id)
+            if actor is not None:
+                actor.child_missing(children[run_id], run_id)
+        self._missing = nowhere - self._missing
+        for run_id, over in found.items():
             stored = await self._journal.load(run_id) if over else None
             if stored is not None:
                 self._tell_parent(children[run_id], await asyncio.to_thread(state_of, stored))
@@ -335,9 +347,19 @@ class Engine:
         elif prepared[0].status.final:
             self._drive(*prepared, reopened=True)  # somebody died while making it go on: it stays as it was
         elif run_id not in self._actors:
+            orphan = await self._is_orphan(prepared[0])
             actor = self._drive(*prepared)
             if run_id in self._hopeless:
                 actor.reject(self._hopeless.pop(run_id))
+            elif orphan:
+                actor.orphaned()
+
+    async def _is_orphan(self, state: RunState) -> bool:
+        """Whether whoever waits for a run has ended, without having come to cancelling it."""
+        parent = state.options.parent
+        if parent is None or state.revived:
+            return False
+        return (await self._journal.ended([parent.run_id])).get(parent.run_id, False)
 
     def _prepared(self, stored: StoredRun) -> tuple[RunState, Program]:
         state = state_of(stored)

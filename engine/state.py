@@ -129,6 +129,7 @@ class RunState:
         released: steps whose breakpoint was passed.
         overrides: parameters that were edited, by step.
         fallback: the run that stands in for this one, which has failed with `failing`.
+        revived: it had ended, and was made to go on; whoever had started it does not wait for it any more.
         commands: ids of what was asked and done, so that nothing is done twice.
     """
 
@@ -163,6 +164,7 @@ class RunState:
     variables: dict[str, dict[str, Any]] = field(default_factory=dict)
     fallback: ChildRun | None = None
     failing: dict[str, JsonValue] | None = None
+    revived: bool = False
     commands: set[str] = field(default_factory=set)
 
     @property

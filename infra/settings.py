@@ -29,7 +29,10 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(None, description="The first admin key; without it one is made up and printed.")
     database_url: SecretStr | None = Field(None, description="PostgreSQL server; without it one is embedded.")
     clickhouse_url: SecretStr | None = Field(None, description="ClickHouse server; without it one is embedded.")
-    broker_url: SecretStr | None = Field(None, description="Redis or RabbitMQ; without it steps run in this process.")
+    broker_url: SecretStr | None = Field(None, description="Redis or RabbitMQ, for steps that workers perform; without it they run in this process.")
+    object_store_url: str | None = Field(
+        None, max_length=2_000, description="Bucket for large values, such as s3://bucket/prefix; default: in the home."
+    )
     egress_allow: Annotated[tuple[Network, ...], NoDecode] = Field(
         (), description="Private networks that outgoing calls may reach, with commas between."
     )
@@ -43,6 +46,11 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = Field(None, description="Base64 of the 32 bytes that secrets are encrypted with.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "console"
+
+    @property
+    def objects(self) -> Path | str:
+        """Where large values are kept: a directory or a URL."""
+        return self.object_store_url or self.home / "objects"
 
     @field_validator("home")
     @classmethod

@@ -172,12 +172,28 @@ class RunActor:
         """End the run with an error: the journal refuses what it holds, or the engine cannot go on with it."""
         self.inbox.post(lambda: self.fail(StepError(ErrorClass.INTERNAL, reason)))
 
+    def orphaned(self) -> None:
+        """Nobody waits for this run any more: whoever had started it has ended."""
+
+        def act() -> None:
+            if not self.state.status.final:
+                self.cancel("the run that had started it has ended")
+
+        self.inbox.post(act)
+
     def child_ended(self, parent: Parent, child: RunState) -> None:
         """A run that this one has started is over."""
         if parent.step_id:
             self.inbox.post(lambda: self.children.ended(parent, child))
         else:
             self.inbox.post(lambda: self.rescue.ended(child))
+
+    def child_missing(self, parent: Parent, run_id: RunId) -> None:
+        """A run that this one has started is in no journal."""
+        if parent.step_id:
+            self.inbox.post(lambda: self.children.missing(parent, run_id))
+        else:
+            self.inbox.post(lambda: self.rescue.missing(run_id))
 
     def outstanding(self) -> Iterator[tuple[RunId, Parent]]:
         """Runs whose end this one waits for."""
@@ -195,6 +211,8 @@ class RunActor:
                 self.inbox.perform()
                 if self.state.status.final:  # what was asked for was refused: nothing has changed
                     self.log.restate()
+                else:
+                    self.admission.seek_room()
             elif self.log.fresh:
                 await self.admission.create()
             else:
@@ -207,7 +225,7 @@ class RunActor:
             while not self.state.status.final:
                 await self._advance()
                 if not self.state.status.final and self.state.open == 0 and not self.state.holding:
-                    await self._complete(None)
+                    await self._all_done()
                 commit = self.log.flush()
                 if commit is not None and not self.created.done():
                     self.created.set_result(commit)
@@ -630,6 +648,16 @@ class RunActor:
         )
 
     # --- ends ----------------------------------------------------------------------------------------------------
+
+    async def _all_done(self) -> None:
+        """No step is open: the run is complete, unless a step of an earlier drive has failed, and was not repeated."""
+        fatal = plan.fatal_step(self.program.graph, self.state, self.state.steps)
+        if fatal is None:
+            await self._complete(None)
+            return
+        self.rescue.fail(self.state.steps[fatal].error or {}, "another step failed")
+        if self.rescue.wanted:
+            await self.rescue.start()
 
     async def _complete(self, outputs: JsonValue) -> None:
         self._ending = None

@@ -1,7 +1,7 @@
 """Runs that a step starts and waits for."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from core.errors import ErrorClass, Invalid, NotFound, RefluxError, StepError
 from core.ids import RunId, WorkflowId
 from core.journal import Fenced
 from core.json import JsonValue
-from core.run import EventType, Parent, RunOptions, RunRecord, RunStatus
+from core.run import EventType, Parent, RunOptions, RunRecord, RunStatus, StepStatus
 from core.trace import TraceStatus
 from engine.attempt import Attempt
 from engine.commit import Commit
@@ -34,13 +34,18 @@ MAX_DEPTH = 20
 """How deep runs may start runs: a workflow that starts itself ends here."""
 
 
+_MOST_LOST = 5
+"""How often a child that never begins is started again."""
+
+
 @dataclass(slots=True)
 class _Group:
     """The children of one attempt.
 
     Attributes:
         ended: indices to be looked at.
-        reserved: ids of children that were promised by an earlier owner, and never began.
+        reserved: ids of children that were promised, and never began.
+        lost: how often a child was to begin and did not.
         paused: a delay before the next child is under way; None when it is over.
     """
 
@@ -49,6 +54,7 @@ class _Group:
     ended: set[int] = field(default_factory=set)
     reserved: dict[int, RunId] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
+    lost: Counter[int] = field(default_factory=Counter)
     delay: asyncio.TimerHandle | None = None
     delayed: bool = False
 
@@ -61,6 +67,8 @@ class Children:
         self._groups: dict[TaskKey, _Group] = {}
         self._moving: deque[TaskKey] = deque()
         self._launching: set[asyncio.Task[None]] = set()
+        self._awaited: set[RunId] = set()
+        self._dropped: set[RunId] = set()
 
     @property
     def moving(self) -> bool:
@@ -154,9 +162,7 @@ class Children:
             actor.log.emit(EventType.CHILD_STARTED, key[0], key[1], data=data)
         if found is None:
             assert refusal is not None
-            told = {"index": ask.index, "status": "failed", "error": error_json(refusal)}
-            actor.log.emit(EventType.CHILD_ENDED, key[0], key[1], data=told)
-            group.ended.add(ask.index)
+            self._never_began(key, group, ask.index, refusal)
             self._moving.append(key)
             return
         state = actor.state
@@ -199,6 +205,7 @@ class Children:
 
     def launch(self, commit: Commit | None, record: RunRecord, program: Program, options: RunOptions) -> None:
         """Start a run once the journal knows that it was promised."""
+        self._awaited.add(record.id)
         task = asyncio.create_task(self._launch(commit, record, program, options))
         self._launching.add(task)
         task.add_done_callback(self._launching.discard)
@@ -207,10 +214,37 @@ class Children:
         try:
             if commit is not None:
                 await commit.wait()
-            await self._actor.env.launcher.launch(record, program, options)
+            if record.id not in self._dropped:
+                await self._actor.env.launcher.launch(record, program, options)
         except (Fenced, RefluxError) as error:
             # The promise is in the journal: whoever takes this run up starts the child.
             _log.warning("a child run waits to be started", run_id=str(record.id), detail=str(error))
+        finally:
+            self._awaited.discard(record.id)
+            self._dropped.discard(record.id)
+
+    def begins(self, run_id: RunId) -> bool:
+        """Whether a run is about to be started here."""
+        return run_id in self._awaited
+
+    def missing(self, parent: Parent, run_id: RunId) -> None:
+        """A child that was started is nowhere: its first write did not come through. It begins again, or has failed."""
+        key = (parent.step_id, parent.item)
+        group = self._groups.get(key)
+        known = self._of(key).get(parent.index) if group is not None else None
+        if group is None or known is None or known.id != run_id or known.status.final or run_id in self._awaited:
+            return
+        group.lost[parent.index] += 1
+        if group.lost[parent.index] < _MOST_LOST:
+            group.reserved[parent.index] = run_id
+        else:
+            self._never_began(key, group, parent.index, StepError(ErrorClass.INTERNAL, "the run could not be started"))
+        self._moving.append(key)
+
+    def _never_began(self, key: TaskKey, group: _Group, index: int, error: StepError) -> None:
+        told = {"index": index, "status": "failed", "error": error_json(error)}
+        self._actor.log.emit(EventType.CHILD_ENDED, key[0], key[1], data=told)
+        group.ended.add(index)
 
     def ended(self, parent: Parent, child: RunState) -> None:
         """A child is over. Told more than once, it counts once."""
@@ -232,7 +266,7 @@ class Children:
         run_id = self._actor.state.record.id
         for (step_id, item), group in self._groups.items():
             for index, child in self._of((step_id, item)).items():
-                if not child.status.final and index not in group.reserved:
+                if not child.status.final and index not in group.reserved and child.id not in self._awaited:
                     yield child.id, Parent(run_id, step_id, item, index)
 
     # --- ends ----------------------------------------------------------------------------------------------------
@@ -262,6 +296,9 @@ class Children:
 
     def cancel_child(self, run_id: RunId, reason: str) -> None:
         """Cancel a run that was started here, without waiting for it."""
+        if run_id in self._awaited:
+            self._dropped.add(run_id)
+            return
         task = asyncio.create_task(self.cancel_run(run_id, reason))
         self._launching.add(task)
         task.add_done_callback(self._launching.discard)
@@ -273,6 +310,20 @@ class Children:
             await self._actor.env.launcher.command(run_id, command)
         except RefluxError as error:
             _log.info("a child run was not cancelled", run_id=str(run_id), detail=error.detail)
+
+    async def cancel_abandoned(self) -> None:
+        """Cancel the children of steps that have ended: the last owner may not have come to it. Raises Unavailable."""
+        abandoned = [
+            child.id
+            for step in self._actor.state.steps.values()
+            for task in step.tasks.values()
+            if task.children and task.status is not StepStatus.RUNNING
+            for child in task.children.values()
+            if not child.status.final
+        ]
+        if abandoned:
+            for run_id in await self._actor.env.launcher.under_way(abandoned):
+                self.cancel_child(run_id, "the step that waited for it has ended")
 
     def abandon(self) -> None:
         """The run is in other hands; its children go on."""

@@ -20,7 +20,7 @@ from core.errors import Conflict, Fault, Invalid
 from core.run import EventType, StepStatus
 from engine.expression.errors import ExpressionError
 from engine.expression.template import compile_template
-from engine.plan import Move
+from engine.plan import Move, fatal_step
 from engine.wording import did_you_mean, nearest
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def _decide(actor: "RunActor", command: Decide) -> None:
 def _redrive(actor: "RunActor", command: Redrive) -> None:
     state, step_id = actor.state, command.step_id
     _known_steps(actor, (step_id,), "$.step")
+    if state.failing is not None and not state.status.final:
+        raise Conflict("the run has failed, and another workflow stands in for it; wait until that has ended")
     status = state.steps[step_id].status
     if status in (StepStatus.RUNNING, StepStatus.WAITING):
         raise Conflict(f"step {step_id!r} is under way; cancel the run, or wait until the step has ended")
@@ -93,7 +95,7 @@ def _redrive(actor: "RunActor", command: Redrive) -> None:
         again |= _downstream(actor, step_id)
     if state.status.final:
         # What was cut off when the run ended has never come to its end.
-        again |= {one for one, step in state.steps.items() if step.status is StepStatus.CANCELLED}
+        again |= _cut_off(actor, again)
     if not state.status.final:
         actor.cancel_attempts(f"{step_id} runs again", again)
     for one in again:
@@ -101,9 +103,21 @@ def _redrive(actor: "RunActor", command: Redrive) -> None:
     actor.again = deque(key for key in actor.again if key[0] not in again)
     steps = [one for one in actor.program.graph.order if one in again]
     data = _told(command, steps=steps, downstream=command.downstream)
+    if state.status.final and actor.program.limit is not None and actor.env.parts.limiter is not None:
+        data["queued"] = {"reason": "concurrency_limit"}
     actor.log.emit(EventType.STEP_REDRIVEN, step_id, data=data, payload=edited)
     actor.set_deadline()
     actor.recreate_moves()
+
+
+def _cut_off(actor: "RunActor", again: set[str]) -> set[str]:
+    """Steps that a run's end has cut off, but for those behind a failure that stands: it ends the run once more."""
+    state, graph = actor.state, actor.program.graph
+    standing = [one for one in state.steps if one not in again and fatal_step(graph, state, (one,)) is not None]
+    behind: set[str] = set()
+    for one in standing:
+        behind |= _downstream(actor, one)
+    return {one for one, step in state.steps.items() if step.status is StepStatus.CANCELLED} - behind
 
 
 def _downstream(actor: "RunActor", step_id: str) -> set[str]:

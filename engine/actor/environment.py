@@ -27,6 +27,10 @@ class Launcher(Protocol):
         """Which of these runs were ever started. Raises Unavailable."""
         ...
 
+    async def under_way(self, run_ids: Sequence[RunId]) -> frozenset[RunId]:
+        """Which of these runs were started, and have not ended. Raises Unavailable."""
+        ...
+
     def withdraw(self, task_id: UUID) -> None:
         """A worker shall stop performing an attempt."""
         ...

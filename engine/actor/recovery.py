@@ -41,6 +41,7 @@ async def recover(actor: "RunActor") -> None:
     if not state.status.final:
         await actor.admission.tidy()
         await _rejoin(actor)
+        await actor.children.cancel_abandoned()
         actor.admission.seek_room()
 
 

@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from core.errors import RefluxError
+from core.errors import RefluxError, Unavailable
 from core.ids import RunId
 from core.run import EventType, Parent, RunStatus
-from engine.actor.children import child_of, depth_of, end_of
+from engine.actor.children import MAX_DEPTH, child_of, depth_of, end_of
+from engine.ports import FoundWorkflow
 from engine.state import RunState
 
 if TYPE_CHECKING:
@@ -18,11 +19,12 @@ class Rescue:
     def __init__(self, actor: "RunActor") -> None:
         self._actor = actor
         self._error: dict[str, Any] | None = None
+        self._again = False
 
     @property
     def wanted(self) -> bool:
         """Whether the fallback is to be started."""
-        return self._error is not None
+        return self._error is not None or self._again
 
     def fail(self, error: dict[str, Any], reason: str) -> None:
         """The run cannot go on."""
@@ -37,6 +39,10 @@ class Rescue:
 
     async def start(self) -> None:
         """Start the workflow that makes up for this one."""
+        if self._again:
+            self._again = False
+            await self.resume(False)
+            return
         actor, error = self._actor, self._error
         self._error = None
         assert error is not None
@@ -45,30 +51,46 @@ class Rescue:
         assert name is not None
         assert workflows is not None
         state = actor.state
+        if depth_of(state) >= MAX_DEPTH:
+            self._in_vain(error, f"runs start runs more than {MAX_DEPTH} deep")
+            return
         try:
             one = await workflows.find(state.record.workspace, name)
         except RefluxError as missing:
-            said = {**error, "fallback_error": f"the fallback workflow: {missing.detail}"}
-            actor.log.emit(EventType.RUN_FAILED, data={"error": said})
+            self._in_vain(error, missing.detail)
             return
         run_id = RunId(actor.env.clock.new_id())
         data = {"error": error, "run_id": str(run_id), "workflow": one.name, "version": one.version}
         actor.log.emit(EventType.FALLBACK_STARTED, data=data)
         actor.set_deadline()
-        await self._launch(run_id, error)
+        self._launch(run_id, one, error)
+
+    def _in_vain(self, error: dict[str, Any], why: str) -> None:
+        said = {**error, "fallback_error": f"the fallback workflow: {why}"}
+        self._actor.log.emit(EventType.RUN_FAILED, data={"error": said})
 
     async def resume(self, exists: bool) -> None:
-        """Take up a run whose fallback is under way, or was promised."""
-        state = self._actor.state
-        if state.fallback is not None and state.failing is not None and not exists:
-            await self._launch(state.fallback.id, state.failing)
+        """Take up a run whose fallback is under way, or was promised. Raises Unavailable."""
+        actor, state = self._actor, self._actor.state
+        if state.fallback is None or state.failing is None or exists:
+            return
+        workflows = actor.env.parts.workflows
+        if workflows is None:
+            self._in_vain(state.failing, "this engine cannot start other workflows")
+            return
+        reference = f"{state.fallback.workflow}@{state.fallback.version}"
+        try:
+            one = await workflows.find(state.record.workspace, reference)
+        except Unavailable:
+            raise
+        except RefluxError as missing:
+            self._in_vain(state.failing, missing.detail)
+            return
+        self._launch(state.fallback.id, one, state.failing)
 
-    async def _launch(self, run_id: RunId, error: dict[str, Any]) -> None:
+    def _launch(self, run_id: RunId, one: FoundWorkflow, error: dict[str, Any]) -> None:
         actor = self._actor
-        state, workflows = actor.state, actor.env.parts.workflows
-        assert workflows is not None
-        assert state.fallback is not None
-        one = await workflows.find(state.record.workspace, f"{state.fallback.workflow}@{state.fallback.version}")
+        state = actor.state
         context = {
             **state.record.context,
             "fallback_for": str(state.record.id),
@@ -89,6 +111,11 @@ class Rescue:
             return None
         return state.fallback.id, Parent(state.record.id, "")
 
+    def missing(self, run_id: RunId) -> None:
+        """The fallback was started, and is nowhere: its first write did not come through."""
+        under_way = self.outstanding()
+        self._again = under_way is not None and under_way[0] == run_id and not self._actor.children.begins(run_id)
+
     def ended(self, child: RunState) -> None:
         """The fallback is over: the run ends as it did."""
         actor, state = self._actor, self._actor.state
@@ -106,6 +133,6 @@ class Rescue:
     def cancel(self, reason: str) -> None:
         """The run is cancelled, and its fallback with it."""
         under_way = self.outstanding()
-        self._error = None
+        self._error, self._again = None, False
         if under_way is not None:
             self._actor.children.cancel_child(under_way[0], reason)

@@ -163,9 +163,7 @@ class Waits:
                 index.remove((self._actor.state.record.id, *key))
         self._indexed.clear()
 
-    def _end(
-        self, attempt: Attempt, output: JsonValue, signal: str = "", told: dict[str, Any] | None = None
-    ) -> None:
+    def _end(self, attempt: Attempt, output: JsonValue, signal: str = "", told: dict[str, Any] | None = None) -> None:
         self.forget(attempt)
         waited = self._actor.env.attempts.gave(attempt, output)
         self._actor.ended(attempt, Outcome(waited.status, waited.latency_ms, output, signal=signal), told)

@@ -36,6 +36,7 @@ def _restore(state: RunState, event: RunEvent, step_id: str, result: dict[str, A
 def admitted(state: RunState, event: RunEvent) -> None:
     state.queued, state.queued_for = False, None
     state.started_at = event.at
+    state.paused_seconds = 0.0
 
 
 def recovered(state: RunState, event: RunEvent) -> None:
@@ -49,7 +50,8 @@ def paused(state: RunState, event: RunEvent) -> None:
 
 def resumed(state: RunState, event: RunEvent) -> None:
     if state.paused_at is not None:
-        state.paused_seconds += (event.at - state.paused_at).total_seconds()
+        since = state.paused_at if state.started_at is None else max(state.paused_at, state.started_at)
+        state.paused_seconds += (event.at - since).total_seconds()
     state.paused_at, state.pause_reason = None, ""
 
 
@@ -130,7 +132,8 @@ def _end(state: RunState, event: RunEvent, status: RunStatus) -> None:
     state.status = status
     state.finished_at = event.at
     state.active = state.asleep = 0
-    state.queued, state.queued_for, state.paused_at = False, None, None
+    resumed(state, event)
+    state.queued, state.queued_for = False, None
     state.signals.clear()
     for step in state.steps.values():
         if not step.status.final:

@@ -95,10 +95,15 @@ def resolved(state: RunState, event: RunEvent) -> None:
 
 def redriven(state: RunState, event: RunEvent) -> None:
     if state.status.final:
+        if state.finished_at is not None:
+            state.paused_seconds += (event.at - state.finished_at).total_seconds()  # it stood still meanwhile
         state.finished_at = None
+        state.revived = True
         state.error = state.outputs = state.failing = None
         state.fallback = None
         state.status = state.status.RUNNING
+    if "queued" in event.data:
+        state.queued, state.queued_for = True, event.data["queued"]
     for step_id in event.data["steps"]:
         _reset(state, step_id)
     _override(state, event)

@@ -151,7 +151,7 @@ class Queue:
                     holders[holder] = later
             for one in asked[answer.scope]:
                 for waiter in holders.get(one.ask.holder, ()):
-                    if not waiter.heard.done():
+                    if waiter.sent and not waiter.heard.done():
                         waiter.heard.set_result(reason)
             self._tidy(answer.scope)
 

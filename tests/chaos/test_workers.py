@@ -97,7 +97,7 @@ async def test_an_emptied_and_restarted_broker_loses_nothing(
             )
         began = time.monotonic()
         assert all(result.outcome for result in await asyncio.gather(*(here.tasks.perform(one) for one in late)))
-        assert time.monotonic() - began < 0.5  # earlier than the first message that is sent again
+        assert time.monotonic() - began < 2.5  # by messages: the worker would fetch them after 3.5 s
     assert sorted(worker.noted()) == sorted(one.idempotency_key for one in early + away + late)
 
 

@@ -209,7 +209,7 @@ def test_workflows_that_are_named() -> None:
         ({"route": {"weights": {"1.0.0": 1}}}, None, None, None),
         ({"route": {"weights": {"1.0.1": 1}}}, 'route.weights["1.0.1"]', "unknown_version", "1.0.0"),
         ({"route": {"weights": {"1.0.0": -1}}}, 'route.weights["1.0.0"]', "bad_value", None),
-        ({"route": {"weights": {"1.0.0": 0}}}, "route.weights", "bad_value", None),
+        ({"route": {"weights": {"1.0.0": 0}}}, "route.weights", "bad_sum", None),
         ({"route": {"weights": {}}}, "route.weights", "bad_value", None),
     ],
 )

@@ -145,13 +145,11 @@ DECLARE
     v_answer jsonb := '[]';
     v_sync text := current_setting('synchronous_commit');
     v_one jsonb; v_limit jsonb; v_told jsonb;
-    v_scope text;
-    v_row limit_scopes;
-    v_write boolean;
+    v_scope text; v_asked text[];
+    v_row limit_scopes; v_write boolean;
     v_now timestamptz; v_rate double precision;
     v_used integer; v_room integer;
     v_granted integer; v_turn bigint;
-    v_asked text[];
 BEGIN
     -- What a crash of the server may forget is who waits (they ask again) and a start or two; never who holds a slot.
     PERFORM set_config('synchronous_commit', 'off', true);
@@ -263,8 +261,7 @@ $$""",
     """
 CREATE FUNCTION limits_sweep() RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
-    v_scopes text[];
-    v_swept integer;
+    v_scopes text[]; v_swept integer;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(7391044) THEN
         RETURN 0;
