@@ -57,6 +57,8 @@ class GroupCommit:
 
     Args:
         on_durable: called after each commit with what it wrote.
+        on_taken: called for a run that another engine has created under the same id, before anybody is told of the
+            commit.
         on_rejected: called for a run whose write the database refuses for what it holds (never for lack of
             connection); the other runs of the batch are written.
     """
@@ -67,11 +69,13 @@ class GroupCommit:
         owner: OwnerId,
         on_durable: Callable[[Sequence[RunWrite]], None],
         on_rejected: Callable[[RunId, str], None],
+        on_taken: Callable[[RunId], None],
     ) -> None:
         self._journal = journal
         self._owner = owner
         self._on_durable = on_durable
         self._on_rejected = on_rejected
+        self._on_taken = on_taken
         self._gathering = Commit()
         self._writing = Commit()
         self._wanted = asyncio.Event()
@@ -152,7 +156,9 @@ class GroupCommit:
         attempt = 0
         while True:
             try:
-                return await self._journal.append(self._owner, writes)
+                for run_id in await self._journal.append(self._owner, writes):
+                    self._on_taken(run_id)
+                return
             except Unavailable as error:
                 if attempt == 0:
                     _log.warning("journal does not answer", detail=error.detail)

@@ -3,21 +3,19 @@
 Both are shared by all processes, so passing takes at least a round trip to the database. Most steps have no gate.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.ids import RunId
-from core.json import JsonValue, canonical
+from core.json import JsonValue
 from core.limit import SlotAsk
 from core.run import NO_ITEM
-from core.spec import Rate
 from engine.cache.key import call_key, named_key
 from engine.cache.ports import CacheAsk
 from engine.cache.step_cache import Flight, Hit
 from engine.expression.evaluator import Evaluator
-from engine.expression.template import Template
 from engine.limits.limiter import Slots
+from engine.limits.scope import step_scope
 from engine.parts import Parts
 from engine.program import CompiledStep, Program
 from engine.serving import Serving
@@ -96,23 +94,19 @@ class Gates:
         number: int,
         scope: dict[str, JsonValue],
     ) -> tuple[SlotAsk, ...]:
-        record = state.record
+        record, limit = state.record, step.step.limit
         priority = state.options.priority if state.options.priority is not None else program.spec.policies.priority
+        workflow = str(record.workflow_id)
         asks: list[SlotAsk] = []
-
-        def ask(name: str, most: int | None, rate: Rate | None) -> None:
-            # A place is taken up again after a crash; a permission to start is for one attempt.
-            who = holder if most is not None else f"{holder}#{number}"
-            asks.append(SlotAsk(name, most, rate, who, record.id, str(record.workflow_id), priority))
-
-        limit = step.step.limit
         if limit is not None:
-            key = await self._key(step.limit_key, scope)
-            ask(f"step:{record.workflow_id}:{step.step.id}{key}", limit.concurrency, limit.rate)
-        for name in dict.fromkeys((serving.node.manifest.name, serving.base.manifest.name)):
-            found = self._parts.limits.of(record.workspace, name) if self._parts.limits is not None else None
+            key = None if step.limit_key is None else await self._evaluator.resolve(step.limit_key, scope)
+            name = step_scope(record.workflow_id, step.step.id, key, step.limit_key is not None)
+            who = _who(holder, number, limit.concurrency)
+            asks.append(SlotAsk(name, limit.concurrency, limit.rate, who, record.id, workflow, priority))
+        for node in dict.fromkeys((serving.node.manifest.name, serving.base.manifest.name)):
+            found = self._parts.limits.of(record.workspace, node) if self._parts.limits is not None else None
             if found is not None:
-                ask(f"node:{record.workspace}:{name}", found.concurrency, found.rate)
+                asks.append(found.ask(_who(holder, number, found.concurrency), record.id, workflow, priority))
         return tuple(asks)
 
     async def _cache(
@@ -137,11 +131,6 @@ class Gates:
             step_id=step.step.id,
         )
 
-    async def _key(self, template: Template | None, scope: dict[str, JsonValue]) -> str:
-        if template is None:
-            return ""
-        return f":{key_hash(await self._evaluator.resolve(template, scope))}"
-
     async def let_through(self, gate: Gate, on_wait: Callable[[str, str], None]) -> Pass:
         """Wait for a result that somebody else is about to have, or for room. Cancelled, it has taken nothing."""
         cache, limiter = self._parts.cache, self._parts.limiter
@@ -161,11 +150,11 @@ class Gates:
         return got
 
 
-def key_hash(value: JsonValue) -> str:
-    """A short name for a key's value."""
-    return hashlib.blake2b(canonical(value), digest_size=8).hexdigest()
-
-
 def holder_of(run_id: RunId, step_id: str, item: int) -> str:
     """The name under which a step asks for room."""
     return f"{run_id}:{step_id}" if item == NO_ITEM else f"{run_id}:{step_id}:{item}"
+
+
+def _who(holder: str, number: int, most: int | None) -> str:
+    """A place is taken up again after a crash under the same name; a permission to start is for one attempt."""
+    return holder if most is not None else f"{holder}#{number}"

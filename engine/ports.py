@@ -34,8 +34,12 @@ class Journal(Protocol):
         """Give up the lease, so that others take over without waiting for it to expire."""
         ...
 
-    async def append(self, owner: OwnerId, writes: Sequence[RunWrite]) -> None:
+    async def append(self, owner: OwnerId, writes: Sequence[RunWrite]) -> frozenset[RunId]:
         """Write all of it in one transaction. Writing the same events again changes nothing.
+
+        Returns:
+            runs that were to be created, and that somebody else has created under the same id: nothing of them was
+            written, and they are not this owner's.
 
         Raises:
             Fenced: the owner is not the owner any more; nothing was written.

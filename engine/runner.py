@@ -102,7 +102,7 @@ class Engine:
         """Stop without losing anything: attempts in flight get a moment to end, the rest is left to the next owner."""
         self._draining = True
         if self._life is None:
-            return
+            actor.disown()
         quiet = [asyncio.ensure_future(actor.quiet()) for actor in self._actors.values()]
         if quiet:
             await asyncio.wait(quiet, timeout=_GRACE_SECONDS)
@@ -230,7 +230,7 @@ class Engine:
             owner = await self._register_patiently()
 
     async def _one_life(self, owner: OwnerId) -> None:
-        commit = GroupCommit(self._journal, owner, self._on_durable, self._reject)
+        commit = GroupCommit(self._journal, owner, self._on_durable, self._reject, self._disown)
         self._commit = commit
         self._live_as(owner)
         async with asyncio.TaskGroup() as tasks:
@@ -340,7 +340,7 @@ class Engine:
             # Not failed: with the missing node or object back in place the run can go on.
             detail = error.detail if isinstance(error, RefluxError) else type(error).__name__
             _log.error("a run cannot be taken up", run_id=str(run_id), detail=detail)
-            return
+            actor.disown()
         self._unloaded.discard(run_id)
         if prepared is None:
             self._hopeless.pop(run_id, None)  # its first write was refused: there is nothing to end
@@ -397,7 +397,7 @@ class Engine:
         try:
             await actor.settled()
         except Fenced:
-            return
+            actor.disown()
         self._faults[run_id] += 1
         if self._faults[run_id] >= _MOST_FAULTS:
             del self._faults[run_id]
@@ -422,6 +422,13 @@ class Engine:
         if drives:
             await asyncio.wait(drives)
         self._unloaded.clear()
+
+    def _disown(self, run_id: RunId) -> None:
+        """Another engine was told to start the same run, and was faster: it is that one's."""
+        actor = self._actors.get(run_id)
+        if actor is not None:
+            actor.disown()
+            self._drives[run_id].cancel()
 
     def _reject(self, run_id: RunId, reason: str) -> None:
         """What the actor believes is not what the journal holds: read it back from there, and end it."""

@@ -109,6 +109,7 @@ class RunActor:
         self.rescue = Rescue(self)
         self.expansion = Expansion(self)
         self._reopened = reopened
+        self._disowned = False
         self._ending: End | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self.created: asyncio.Future[Commit] = asyncio.get_running_loop().create_future()
@@ -139,6 +140,10 @@ class RunActor:
         ]
         if tasks:
             await asyncio.wait(tasks)
+
+    def disown(self) -> None:
+        """The run is another engine's: nothing more is to be begun here, not even what is about to."""
+        self._disowned = True
 
     def close(self) -> None:
         """The run is out of this engine's hands: whoever waits for its end here waits in vain."""
@@ -412,6 +417,8 @@ class RunActor:
         try:
             if first is not None:
                 await first.wait()
+            if self._disowned:
+                return
             outcome = await self.env.attempts.perform(
                 attempt, self.state, lambda reason, detail: self.note_waiting(attempt, reason, detail)
             )

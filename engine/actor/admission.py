@@ -13,8 +13,9 @@ from core.limit import SlotAsk
 from core.run import EventType, StepStatus
 from core.trace import TraceStatus
 from engine.attempt import Attempt
-from engine.gate import Pass, holder_of, key_hash
+from engine.gate import Pass, holder_of
 from engine.limits.limiter import Limiter, Slots
+from engine.limits.scope import workflow_scope
 from engine.outcome import Outcome
 from engine.timers import TaskKey
 from engine.variables import begin_with
@@ -90,13 +91,11 @@ class Admission:
         rule, template = limit
         try:
             await self._durable()
-            key = ""
-            if template is not None:
-                key = f":{key_hash(await actor.env.attempts.resolve(template, actor.state))}"
+            key = None if template is None else await actor.env.attempts.resolve(template, actor.state)
             record = actor.state.record
             priority = actor.state.options.priority
             ask = SlotAsk(
-                scope=f"workflow:{record.workflow_id}{key}",
+                scope=workflow_scope(record.workflow_id, key, template is not None),
                 max=rule.max,
                 rate=None,
                 holder=str(record.id),

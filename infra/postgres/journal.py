@@ -38,19 +38,27 @@ WITH alive AS MATERIALIZED (
          AS r(id, workspace, workflow_id, workflow, workflow_version, status, input, input_ref,
               context, pins, unit_key, created_by, created_at, finished_at, error)
     ON CONFLICT (id) DO NOTHING
+    RETURNING id
 ), moved_runs AS (
     UPDATE runs SET status = m.status, finished_at = m.finished_at, error = m.error
     FROM alive, unnest($17::uuid[], $18::text[], $19::timestamptz[], $20::json[]) AS m(id, status, finished_at, error)
     WHERE runs.id = m.id AND runs.owner_id = alive.id
 ), new_events AS (
     INSERT INTO run_events (run_id, seq, type, step_id, item, attempt, at, data, payload, payload_ref)
-    SELECT e.* FROM alive, unnest($21::uuid[], $22::int[], $23::text[], $24::text[], $25::int[], $26::int[],
-                                  $27::timestamptz[], $28::json[], $29::json[], $30::text[])
-         AS e(run_id, seq, type, step_id, item, attempt, at, data, payload, payload_ref)
+    SELECT e.run_id, e.seq, e.type, e.step_id, e.item, e.attempt, e.at, e.data, e.payload, e.payload_ref
+    FROM alive, unnest($21::uuid[], $22::int[], $23::text[], $24::text[], $25::int[], $26::int[],
+                       $27::timestamptz[], $28::json[], $29::json[], $30::text[], $31::bool[])
+         AS e(run_id, seq, type, step_id, item, attempt, at, data, payload, payload_ref, fresh)
+    WHERE NOT e.fresh OR e.run_id IN (SELECT id FROM new_runs)
+       OR EXISTS (SELECT 1 FROM runs WHERE runs.id = e.run_id AND runs.owner_id = $1)
     ON CONFLICT (run_id, seq) DO NOTHING
 )
-SELECT count(*) FROM alive
+SELECT (SELECT count(*) FROM alive) AS alive,
+       CASE WHEN cardinality($2::uuid[]) > 0 THEN (SELECT count(*) FROM new_runs) END AS created
 """
+
+_TAKEN = "SELECT id FROM runs WHERE id = ANY($2::uuid[]) AND owner_id IS DISTINCT FROM $1"
+"""Runs that were created under the same id by somebody else, at the same time or before."""
 
 _FENCE_EXPIRED = "UPDATE owners SET fenced = true WHERE NOT fenced AND expires_at < now() AND id <> $1"
 
@@ -143,13 +151,19 @@ class PostgresJournal:
         async with self._connection() as connection:
             await connection.execute("UPDATE owners SET fenced = true, expires_at = now() WHERE id = $1", owner)
 
-    async def append(self, owner: OwnerId, writes: Sequence[RunWrite]) -> None:
+    async def append(self, owner: OwnerId, writes: Sequence[RunWrite]) -> frozenset[RunId]:
         """See `engine.ports.Journal.append`."""
         arguments = await self._arguments(writes)
+        wanted = arguments[0]
         async with self._connection() as connection:
-            alive = await connection.fetchval(_APPEND, owner, *arguments)
-        if not alive:
-            raise Fenced("another engine has taken over this engine's runs")
+            row = await connection.fetchrow(_APPEND, owner, *arguments)
+            if not row["alive"]:
+                raise Fenced("another engine has taken over this engine's runs")
+            if not wanted or row["created"] == len(wanted):
+                return frozenset()
+            # Seldom: this engine writes it for the second time, or two processes were told to start the same run.
+            taken = await connection.fetch(_TAKEN, owner, wanted)
+        return frozenset(RunId(one["id"]) for one in taken)
 
     async def adopt(self, owner: OwnerId, limit: int) -> list[RunId]:
         """See `engine.ports.Journal.adopt`."""
@@ -208,6 +222,7 @@ class PostgresJournal:
                 created[write.run_id] = write
             if write.status is not None:
                 last[write.run_id] = write
+            fresh = write.created is not None
             for event in write.events:
                 payload, ref = await self._payload(event.payload, event.encoded)
                 event_rows.append(
@@ -222,6 +237,7 @@ class PostgresJournal:
                         orjson.dumps(event.data).decode(),
                         payload,
                         ref,
+                        fresh,
                     )
                 )
         run_rows: list[tuple[Any, ...]] = []
@@ -251,7 +267,7 @@ class PostgresJournal:
         # Sorted, so that two appends never wait for each other's row locks in a circle.
         moved = sorted((run_id, write) for run_id, write in last.items() if run_id not in created)
         move_rows = [(run_id, w.status, w.finished_at, _json(w.error)) for run_id, w in moved]
-        return [*_columns(run_rows, 15), *_columns(move_rows, 4), *_columns(event_rows, 10)]
+        return [*_columns(run_rows, 15), *_columns(move_rows, 4), *_columns(event_rows, 11)]
 
     async def _payload(self, value: Any, encoded: bytes | None) -> tuple[str | None, str | None]:
         if value is None:

@@ -364,3 +364,22 @@ async def test_two_engines_share_the_work_of_a_dead_one(database: str, tmp_path:
                 assert events[-1].type is EventType.RUN_COMPLETED
     assert len(log.of("first")) == len(log.of("last")) == 40
     assert len(log.of("gate")) == 80
+
+
+async def test_two_engines_that_start_the_same_run_run_it_once(database: str, tmp_path: Path) -> None:
+    """As when two processes get the same request under one Idempotency-Key at the same moment."""
+    log = Log()
+    async with (
+        open_room(database, tmp_path, log=log) as one,
+        open_room(database, tmp_path, log=log) as other,
+    ):
+        spec = {"steps": [work("a"), work("b", needs=["a"])]}
+        for turn in range(20):
+            log.calls.clear()
+            run_id = one.clock.new_id()
+            actors = [await room.submit(spec, id=run_id) for room in (one, other)]
+            await asyncio.gather(*(actor.accepted() for actor in actors))
+            events = await one.ended(run_id)
+            assert [event.seq for event in events] == list(range(1, len(events) + 1)), turn
+            assert len(log.calls) == 2, turn
+            assert len(ends(events)) == 2
