@@ -102,7 +102,7 @@ class Engine:
         """Stop without losing anything: attempts in flight get a moment to end, the rest is left to the next owner."""
         self._draining = True
         if self._life is None:
-            actor.disown()
+            return
         quiet = [asyncio.ensure_future(actor.quiet()) for actor in self._actors.values()]
         if quiet:
             await asyncio.wait(quiet, timeout=_GRACE_SECONDS)
@@ -340,7 +340,7 @@ class Engine:
             # Not failed: with the missing node or object back in place the run can go on.
             detail = error.detail if isinstance(error, RefluxError) else type(error).__name__
             _log.error("a run cannot be taken up", run_id=str(run_id), detail=detail)
-            actor.disown()
+            return
         self._unloaded.discard(run_id)
         if prepared is None:
             self._hopeless.pop(run_id, None)  # its first write was refused: there is nothing to end
@@ -397,7 +397,7 @@ class Engine:
         try:
             await actor.settled()
         except Fenced:
-            actor.disown()
+            return
         self._faults[run_id] += 1
         if self._faults[run_id] >= _MOST_FAULTS:
             del self._faults[run_id]

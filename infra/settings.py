@@ -29,7 +29,9 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(None, description="The first admin key; without it one is made up and printed.")
     database_url: SecretStr | None = Field(None, description="PostgreSQL server; without it one is embedded.")
     clickhouse_url: SecretStr | None = Field(None, description="ClickHouse server; without it one is embedded.")
-    broker_url: SecretStr | None = Field(None, description="Redis or RabbitMQ, for steps that workers perform; without it they run in this process.")
+    broker_url: SecretStr | None = Field(
+        None, description="Redis or RabbitMQ, for steps that workers perform; without it they run in the server."
+    )
     object_store_url: str | None = Field(
         None, max_length=2_000, description="Bucket for large values, such as s3://bucket/prefix; default: in the home."
     )
