@@ -8,6 +8,7 @@ from core.clock import Clock
 from engine.cache.step_cache import StepCache
 from engine.expression.evaluator import Evaluator
 from engine.limits.book import NodeLimits
+from engine.limits.limiter import Limiter
 from engine.node.registry import NodeRegistry
 from engine.node.workspaces import WorkspaceNodes
 from engine.notices import Notices
@@ -47,6 +48,7 @@ class Services:
     journal: PostgresJournal
     stores: Stores
     router: Router
+    limiter: Limiter
     node_limits: NodeLimits
     step_cache: StepCache
     triggers: Triggers

@@ -92,13 +92,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         registry = open_registry(settings, clock, stores.variables)
         stack.push_async_callback(registry.aclose)
         workspace_nodes = WorkspaceNodes(stores.node_versions, registry)
-        evaluator = Evaluator()
-        await evaluator.start()
-        stack.push_async_callback(evaluator.aclose)
-        processes = await stack.enter_async_context(NodeProcesses())
-        performer = Performer(clock, stores.secrets, processes)
-        stack.push_async_callback(performer.aclose)
-
+        evaluator, performer = await _open_performer(stores, clock, stack)
         journal = PostgresJournal(dsn, objects)
         stack.push_async_callback(journal.aclose)
         programs = Programs(stores.workflows, registry, clock)
@@ -112,6 +106,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
         parts = await _open_parts(settings, stores, clock, evaluator, registry, programs, stack)
         assert parts.router is not None
+        assert parts.limiter is not None
         assert parts.limits is not None
         assert parts.cache is not None
         attempts = Attempts(clock, evaluator, performer, parts)
@@ -130,7 +125,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(watcher.aclose)
         await _patiently(engine.start)
         stack.push_async_callback(engine.stop)
-        triggers = _open_triggers(stores, engine, programs, evaluator, clock, stack)
+        triggers = _open_triggers(stores, engine, RunStarter(engine, programs, clock), evaluator, clock, stack)
         housekeeping = asyncio.create_task(_housekeeping(database, clock, settings, stores))
         stack.callback(housekeeping.cancel)
         yield Services(
@@ -145,6 +140,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             journal=journal,
             stores=stores,
             router=parts.router,
+            limiter=parts.limiter,
             node_limits=parts.limits,
             step_cache=parts.cache,
             triggers=triggers,
@@ -154,6 +150,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             metrics=metrics,
             first_key=first_key,
         )
+
+
+async def _open_performer(stores: Stores, clock: Clock, stack: AsyncExitStack) -> tuple[Evaluator, Performer]:
+    evaluator = Evaluator()
+    await evaluator.start()
+    stack.push_async_callback(evaluator.aclose)
+    processes = await stack.enter_async_context(NodeProcesses())
+    performer = Performer(clock, stores.secrets, processes)
+    stack.push_async_callback(performer.aclose)
+    return evaluator, performer
 
 
 async def _open_parts(
@@ -199,12 +205,11 @@ async def _open_parts(
 
 
 def _open_triggers(
-    stores: Stores, engine: Engine, programs: Programs, evaluator: Evaluator, clock: Clock, stack: AsyncExitStack
+    stores: Stores, engine: Engine, starter: RunStarter, evaluator: Evaluator, clock: Clock, stack: AsyncExitStack
 ) -> Triggers:
     feed = EventFeed(stores.events, engine.on_event, clock)
     feed.start()
     stack.push_async_callback(feed.aclose)
-    starter = RunStarter(engine, programs, clock)
     triggers = Triggers(
         stores.triggers, stores.firings, stores.events, starter, stores.secrets, evaluator, clock, feed.deliver
     )

@@ -89,6 +89,12 @@ class Engine:
         return len(self._actors)
 
     @property
+    def waiting_for_events(self) -> int:
+        """Steps of runs here that wait for an event."""
+        waits = self._attempts.parts.waits
+        return 0 if waits is None else len(waits)
+
+    @property
     def ready(self) -> bool:
         """Whether it accepts runs."""
         return self._alive.is_set() and not self._draining

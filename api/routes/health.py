@@ -11,6 +11,7 @@ from api.auth import ServicesDep
 from api.models.shape import Shape
 from api.problem import responses
 from core.errors import Unavailable
+from infra.metrics import Figures
 
 router = APIRouter(tags=["health"])
 
@@ -53,6 +54,16 @@ async def readyz(services: ServicesDep) -> Response:
     summary="Figures for Prometheus",
 )
 async def metrics(services: ServicesDep) -> Response:
-    shipper = services.shipper
-    body = services.metrics.render(services.engine.active, shipper.shipped, shipper.failing)
+    groups = await services.stores.workers.figures() if services.settings.broker_url is not None else []
+    figures = Figures(
+        active_runs=services.engine.active,
+        traces_shipped=services.shipper.shipped,
+        traces_failing=services.shipper.failing,
+        waiting_runs=services.engine.waiting_for_events,
+        waiting_for_limits=services.limiter.waiting,
+        cache_hits=services.step_cache.hits,
+        cache_misses=services.step_cache.misses,
+        groups=[(one.group, one.queued, one.running, one.workers) for one in groups],
+    )
+    body = services.metrics.render(figures)
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
