@@ -8,8 +8,9 @@ from starlette.requests import Request
 
 import core.json
 import core.yaml
+from api.faults import model_faults
 from api.problem import BadRequest, TooLarge, UnsupportedMediaType
-from core.errors import Fault, Invalid
+from core.errors import Invalid
 from core.json import JsonError, JsonValue
 from core.yaml import YamlError
 
@@ -64,15 +65,8 @@ def parse(model: type[Model], value: JsonValue) -> Model:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        faults = [
-            Fault("$" + "".join(_part(part) for part in one["loc"]), one["type"], _sentence(one["type"], one["msg"]))
-            for one in error.errors(include_url=False, include_input=False, include_context=False)
-        ]
+        faults = model_faults(error, model)
         raise Invalid("; ".join(f"{fault.path}: {fault.message}" for fault in faults[:3]), faults) from None
-
-
-def _sentence(kind: str, message: str) -> str:
-    return "must be a JSON object" if kind == "model_type" else message
 
 
 def media_type(request: Request) -> str:
@@ -85,7 +79,3 @@ def check_encoding(request: Request) -> None:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise UnsupportedMediaType(f"bodies packed as {encoding[:40]!r} are not read here; send it as it is")
-
-
-def _part(part: int | str) -> str:
-    return f"[{part}]" if isinstance(part, int) else f".{part}"

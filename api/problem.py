@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import compile_path
 
+from api.faults import query_faults
 from core.errors import Fault, Invalid, RefluxError
 
 MEDIA_TYPE = "application/problem+json"
@@ -87,8 +88,16 @@ def problem_response(status: int, title: str, detail: str, faults: Sequence[Faul
 
 def error_response(error: RefluxError) -> Response:
     """An error of ours as a response."""
-    faults = error.faults if isinstance(error, Invalid) else None
-    return problem_response(error.status, error.title, error.detail, faults)
+    if not isinstance(error, Invalid):
+        return problem_response(error.status, error.title, error.detail)
+    return problem_response(error.status, error.title, _told(error), error.faults)
+
+
+def _told(error: Invalid) -> str:
+    """The detail, with the first fault in words: many clients show nothing else."""
+    if not error.faults or any(fault.message in error.detail for fault in error.faults):
+        return error.detail
+    return f"{error.detail}: {error.faults[0].message}"
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -134,9 +143,7 @@ def install(app: FastAPI) -> None:
 
     async def on_validation(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        faults = [
-            Fault("$." + ".".join(str(part) for part in one["loc"]), one["type"], one["msg"]) for one in error.errors()
-        ]
+        faults = query_faults(error.errors())
         return problem_response(422, "Invalid input", "; ".join(f"{f.path}: {f.message}" for f in faults[:3]), faults)
 
     app.add_exception_handler(RefluxError, on_reflux)

@@ -7,13 +7,17 @@ from pydantic import BaseModel
 from core.json import JsonValue
 
 
-def request_body(model: type[BaseModel], example: JsonValue) -> dict[str, Any]:
-    """What goes into `openapi_extra`: the model's schema, whole, and an example. Bodies without required fields may
-    be left out."""
+def request_body(model: type[BaseModel], example: JsonValue, required: bool | None = None) -> dict[str, Any]:
+    """What goes into `openapi_extra`: the model's schema, whole, and an example.
+
+    Args:
+        required: whether the body may be left out; by default one without required fields may.
+    """
     schema = model.model_json_schema()
     definitions = schema.pop("$defs", {})
     content = {"application/json": {"schema": _inlined(schema, definitions), "example": example}}
-    return {"requestBody": {"required": bool(schema.get("required")), "content": content}}
+    needed = bool(schema.get("required")) if required is None else required
+    return {"requestBody": {"required": needed, "content": content}}
 
 
 def _inlined(value: Any, definitions: dict[str, Any]) -> Any:

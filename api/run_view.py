@@ -57,9 +57,11 @@ def _add_relatives(shown: dict[str, Any], state: RunState) -> None:
 
 def step_json(step_id: str, step: StepState, version: str, held: dict[str, Any] | None = None) -> dict[str, Any]:
     """A step of a run. `held` is why no step of the run starts, if that is so."""
+    task = step.tasks.get(NO_ITEM)
     shown: dict[str, Any] = {
         "id": step_id,
-        "node_version": version,
+        # The arm's, once one is drawn.
+        "node_version": version if task is None or task.route is None else task.route["version"],
         "status": step.status.value,
         "attempts": step.attempts,
         "started_at": _time(step.started_at),

@@ -2,9 +2,8 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from core.clock import Clock
@@ -34,8 +33,7 @@ from engine.serving import Serving, Servings
 from engine.state import RunState, TaskState
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """An attempt that is about to start, or has.
 
     Attributes:

@@ -1,8 +1,10 @@
 """How an attempt ended, as a frozen fact, and the facts of it that go into the trace."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from core.errors import StepError
 from core.json import JsonValue
@@ -42,8 +44,10 @@ class Outcome:
     signal: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptFacts:
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class AttemptFacts(NamedTuple):
     """What is known of an attempt before it ends: identity, times, and what its input looks like.
 
     Attributes:
@@ -56,8 +60,8 @@ class AttemptFacts:
     started_at: datetime
     queue_ms: float = 0.0
     inputs_hash: str = ""
-    numbers: dict[str, float] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, float] = _NOTHING
+    texts: Mapping[str, str] = _NOTHING
     choice: ArmChoice | None = None
     timeout: float | None = None
     retry_delay: float | None = None

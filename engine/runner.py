@@ -20,6 +20,7 @@ from core.ids import OwnerId, RunId
 from core.journal import Fenced, RunWrite, StoredRun
 from core.run import PLAIN, Parent, RunOptions, RunRecord, RunStatus
 from engine.actor import ActorEnvironment, RunActor
+from engine.actor.actor import Over
 from engine.attempt import Attempts
 from engine.commit import GroupCommit
 from engine.errands import Errands
@@ -37,6 +38,7 @@ RENEW_SECONDS = 3.0
 ADOPT_SECONDS = 2.0
 _ADOPT_BATCH = 200
 _CHILDREN_SECONDS = 2.0
+_ABOUT_TO_GO_SECONDS = 0.01
 _MOST_FAULTS = 3
 """How often the engine may stumble over a run before it ends it."""
 _GRACE_SECONDS = 1.5
@@ -76,6 +78,7 @@ class Engine:
         self._drives: dict[RunId, asyncio.Task[None]] = {}
         self._unloaded: set[RunId] = set()
         self._missing: set[RunId] = set()
+        self._reopening = asyncio.Lock()
         self._hopeless: dict[RunId, str] = {}
         self._faults: Counter[RunId] = Counter()
         self._commit: GroupCommit | None = None
@@ -171,20 +174,41 @@ class Engine:
             Unavailable: no engine drives the run at this moment.
         """
         actor = self._actors.get(run_id)
-        if actor is None and isinstance(command, Redrive):
-            actor = await self._reopen(run_id)
-        if actor is not None:
+        if isinstance(command, Redrive):
+            if await self._redrive(run_id, command):
+                return
+        elif actor is not None:
             await perform(actor, command)
-        elif self._mail is not None:
-            await self._mail.deliver(run_id, command)
-        else:
+            return
+        elif (await self._journal.ended([run_id])).get(run_id, False):
+            raise Conflict("the run has ended already")
+        if self._mail is None:
             raise Unavailable("no engine here drives this run at this moment; it is being taken over, try again")
+        await self._mail.deliver(run_id, command)
+
+    async def _redrive(self, run_id: RunId, command: Redrive) -> bool:
+        """Have a run that is driven here, or has ended, go on. False when another engine drives it."""
+        while True:
+            actor = self._actors.get(run_id) or await self._reopen(run_id)
+            if actor is None:
+                return False
+            try:
+                await perform(actor, command)
+            except Over:
+                await asyncio.sleep(_ABOUT_TO_GO_SECONDS)
+            else:
+                return True
 
     async def _reopen(self, run_id: RunId) -> RunActor | None:
-        """Take over a run that has ended. None when it has not."""
+        """Take over a run that has ended. None when another engine drives it."""
         if self._owner is None or not self.ready:
             raise Unavailable("the engine does not accept runs at this moment; try again")
-        if not await self._journal.reopen(self._owner, run_id):
+        async with self._reopening:
+            known = self._actors.get(run_id)
+            return known if known is not None else await self._reopened(self._owner, run_id)
+
+    async def _reopened(self, owner: OwnerId, run_id: RunId) -> RunActor | None:
+        if not await self._journal.reopen(owner, run_id):
             return self._actors.get(run_id)
         try:
             stored = await self._journal.load(run_id)

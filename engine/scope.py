@@ -9,17 +9,19 @@ from engine.state import RunState
 def scope_of(state: RunState, now: datetime) -> dict[str, JsonValue]:
     """Values by root name. But for variables that expire, the same state always gives the same."""
     record = state.record
+    if state.run_view is None:
+        state.run_view = {
+            "id": str(record.id),
+            "workflow": record.workflow,
+            "workflow_version": record.workflow_version,
+            "created_at": record.created_at.isoformat(),
+        }
     return {
         "input": record.input,
         "steps": state.view,
         "context": record.context,
         "vars": _variables(state, now) if state.variables else {},
-        "run": {
-            "id": str(record.id),
-            "workflow": record.workflow,
-            "workflow_version": record.workflow_version,
-            "created_at": record.created_at.isoformat(),
-        },
+        "run": state.run_view,
     }
 
 

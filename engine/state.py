@@ -130,6 +130,7 @@ class RunState:
         overrides: parameters that were edited, by step.
         fallback: the run that stands in for this one, which has failed with `failing`.
         revived: it had ended, and was made to go on; whoever had started it does not wait for it any more.
+        run_view: what expressions see as `run`, once it was asked for.
         commands: ids of what was asked and done, so that nothing is done twice.
     """
 
@@ -165,6 +166,7 @@ class RunState:
     fallback: ChildRun | None = None
     failing: dict[str, JsonValue] | None = None
     revived: bool = False
+    run_view: dict[str, JsonValue] | None = None
     commands: set[str] = field(default_factory=set)
 
     @property

@@ -21,6 +21,7 @@ class RunError(Shape):
         default_factory=left_out, description="The step that failed; null or absent when it was the run as a whole."
     )
     detail: Any = Field(default_factory=left_out, description="What else is known, such as `{status: 503}`.")
+    fallback_run: uuid.UUID = Field(default_factory=left_out, description="The run that stands in for the failed one.")
     outcome_unknown: Literal[True] = Field(
         default_factory=left_out, description="There when the attempt may have had its effect in spite of the failure."
     )
@@ -68,7 +69,10 @@ class RunStep(Shape):
     """A step of a run."""
 
     id: str = Field(examples=["charge"])
-    node_version: str = Field(description="The version that this run uses to its end.", examples=["1.0.0"])
+    node_version: str = Field(
+        description="The version that this run uses to its end; of a node with a route that of the arm that serves.",
+        examples=["1.0.0"],
+    )
     status: StepStatus
     attempts: int = Field(description="Attempts that have started, over all elements of a `foreach`.")
     started_at: datetime | None
@@ -95,7 +99,9 @@ class RunSummary(Shape):
     finished_at: datetime | None = Field(description="Null until the run has ended.")
     created_by: str = Field(description="The name of the key that started it.", examples=["ci"])
     recoveries: int = Field(description="How often the run was taken up again after its server had gone.")
-    error: RunError = Field(default_factory=left_out, description="There when the run has failed.")
+    error: RunError = Field(
+        default_factory=left_out, description="There when the run has failed, also when a fallback stood in for it."
+    )
 
 
 class Run(RunSummary):

@@ -14,6 +14,7 @@ from api.body import read_model
 from api.models.account import AuditPage, KeyPage, NewKey, SecretPage, SecretStored
 from api.paging import Cursor, Limit
 from api.problem import responses
+from api.request_body import request_body
 from core.account import ApiKey, Role
 
 router = APIRouter()
@@ -42,12 +43,7 @@ class KeyRequest(BaseModel):
     status_code=201,
     tags=["secrets"],
     responses={201: {"model": SecretStored, "description": "The secret is stored."}, **responses()},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": SecretRequest.model_json_schema()}},
-        }
-    },
+    openapi_extra=request_body(SecretRequest, {"name": "PAYMENT_TOKEN", "value": "sk_live_51H"}),
     summary="Store or replace a secret; its value is never shown again",
 )
 async def put_secret(request: Request, principal: Editor, services: ServicesDep) -> Response:
@@ -95,9 +91,7 @@ async def delete_secret(
     status_code=201,
     tags=["api keys"],
     responses={201: {"model": NewKey, "description": "The new key, shown this once."}, **responses()},
-    openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": KeyRequest.model_json_schema()}}}
-    },
+    openapi_extra=request_body(KeyRequest, {"name": "ci", "role": "editor"}),
     summary="Make an API key; the key is shown this once",
 )
 async def create_key(request: Request, principal: Admin, services: ServicesDep) -> Response:

@@ -15,6 +15,7 @@ from api.models.event import EventReceipt, ReceivedEventPage
 from api.paging import Cursor, Limit
 from api.problem import responses
 from api.replay import once
+from api.request_body import request_body
 from core.event import Event
 from core.json import JsonValue
 from core.trigger import TriggerName
@@ -39,17 +40,9 @@ class SendEvent(BaseModel):
     "",
     status_code=202,
     responses={202: {"model": EventReceipt, "description": "The event is stored."}, **responses(415)},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": SendEvent.model_json_schema(),
-                    "example": {"name": "order.paid", "payload": {"order_id": 17}, "dedupe_key": "order-17"},
-                }
-            },
-        }
-    },
+    openapi_extra=request_body(
+        SendEvent, {"name": "order.paid", "payload": {"order_id": 17}, "dedupe_key": "order-17"}
+    ),
     summary="Send an event: it wakes every run that waits for it, and starts what it triggers",
 )
 async def send_event(request: Request, principal: Editor, services: ServicesDep) -> Response:

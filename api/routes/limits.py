@@ -12,6 +12,7 @@ from api.auth import Editor, ServicesDep, Viewer
 from api.body import read_model
 from api.models.limit import LimitUsePage, NodeLimitView
 from api.problem import responses
+from api.request_body import request_body
 from core.duration import format_duration
 from core.errors import Fault, Invalid
 from core.limit import NodeLimit, ScopeUse
@@ -52,17 +53,9 @@ async def get_node_limit(name: Name, principal: Viewer, services: ServicesDep) -
 @router.put(
     "/nodes/{name}/limits",
     responses={200: {"model": NodeLimitView, "description": "The limit is set."}, **responses(404)},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": NodeLimitRequest.model_json_schema(),
-                    "example": {"concurrency": 10, "rate": {"calls": 50, "per": "1s", "burst": 5}},
-                }
-            },
-        }
-    },
+    openapi_extra=request_body(
+        NodeLimitRequest, {"concurrency": 10, "rate": {"calls": 50, "per": "1s", "burst": 5}}, required=True
+    ),
     summary="Limit a node over all workflows; whoever waits for it already is held to it, too",
 )
 async def put_node_limit(name: Name, request: Request, principal: Editor, services: ServicesDep) -> Response:

@@ -14,15 +14,22 @@ from api.models.route import NewRoute, Revert, RouteModel, RoutePage
 from api.paging import Cursor, Limit
 from api.problem import responses
 from api.replay import once
+from api.request_body import request_body
 from api.routes.nodes import Name
 from api.services import Services
 from core.account import Principal
 from core.errors import Conflict, NotFound
+from core.json import JsonValue
 from core.route import Route, StoredRoute
 from engine.routing.check import check_route
 from engine.routing.choice import ArmState
 
 router = APIRouter(prefix="/nodes/{name}/route", tags=["nodes"])
+
+_EXAMPLE: JsonValue = {
+    "arms": [{"version": "1.0.0", "weight": 90, "fallback": "2.0.0"}, {"version": "2.0.0", "weight": 10}],
+    "breaker": {"min_calls": 20, "failure_rate": 0.5, "window": "1m", "cooldown": "30s"},
+}
 
 
 @router.get(
@@ -38,9 +45,7 @@ async def get_route(name: Name, principal: Viewer, services: ServicesDep) -> Res
 @router.put(
     "",
     responses={200: {"model": RouteModel, "description": "The route in force from now on."}, **responses(404, 409)},
-    openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": NewRoute.model_json_schema()}}}
-    },
+    openapi_extra=request_body(NewRoute, _EXAMPLE),
     summary="Put a route in force, for the next step that starts",
 )
 async def put_route(name: Name, request: Request, principal: Editor, services: ServicesDep) -> Response:
@@ -82,9 +87,7 @@ async def list_route_revisions(
         200: {"model": RouteModel, "description": "The route in force from now on, as a new revision."},
         **responses(404, 409),
     },
-    openapi_extra={
-        "requestBody": {"required": False, "content": {"application/json": {"schema": Revert.model_json_schema()}}}
-    },
+    openapi_extra=request_body(Revert, {"revision": 3}),
     summary="Put an earlier revision of a route in force again",
 )
 async def revert_route(name: Name, request: Request, principal: Editor, services: ServicesDep) -> Response:

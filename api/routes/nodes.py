@@ -13,10 +13,12 @@ from api.body import read_model
 from api.models.node import NewNodeVersion, Node, NodePage, NodeVersionModel
 from api.problem import responses
 from api.replay import once
+from api.request_body import request_body
 from api.services import Services
 from core.account import Principal
 from core.errors import Conflict, NotFound
 from core.ids import Workspace
+from core.json import JsonValue
 from core.manifest import NodeStatus
 from core.node_version import StoredNodeVersion
 from engine.node.binding import BindingSpec
@@ -25,6 +27,15 @@ from engine.node.version import NodeVersion
 from engine.validation.binding import bind
 
 router = APIRouter(prefix="/nodes", tags=["nodes"])
+
+_EXAMPLE: JsonValue = {
+    "name": "payment.charge",
+    "version": "1.0.0",
+    "label": "stripe",
+    "base": "http.request",
+    "with": {"method": "POST", "url": "https://payments.example/charges", "json": "{{ input }}"},
+    "effect": "idempotent",
+}
 
 Name = Annotated[str, Path(max_length=128, examples=["http.request"])]
 VersionNumber = Annotated[str, Path(max_length=64, examples=["1.0.0"])]
@@ -55,12 +66,7 @@ async def list_nodes(
         201: {"model": NodeVersionModel, "description": "The node version is there."},
         **responses(409),
     },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": NewNodeVersion.model_json_schema()}},
-        }
-    },
+    openapi_extra=request_body(NewNodeVersion, _EXAMPLE),
     summary="Make a node version of another node, with parameters filled in",
 )
 async def create_node_version(request: Request, principal: Editor, services: ServicesDep) -> Response:

@@ -19,6 +19,7 @@ from api.paging import Cursor, Limit
 from api.problem import responses
 from api.programs import find_workflow
 from api.replay import once
+from api.request_body import request_body
 from core.errors import Conflict, Fault, Invalid
 from core.firing import Firing, StoredTrigger
 from core.json import JsonValue
@@ -52,29 +53,10 @@ class FireRequest(BaseModel):
     )
 
 
-_CREATE_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": CreateTrigger.model_json_schema(),
-                "example": {
-                    "workflow": "greet",
-                    "type": "cron",
-                    "schedule": "0 6 * * 1-5",
-                    "timezone": "Europe/Berlin",
-                },
-            }
-        },
-    }
-}
-_FIRE_BODY = {
-    "requestBody": {
-        "content": {
-            "application/json": {"schema": FireRequest.model_json_schema(), "example": {"input": {"name": "Ada"}}}
-        }
-    }
-}
+_CREATE_BODY = request_body(
+    CreateTrigger, {"workflow": "greet", "type": "cron", "schedule": "0 6 * * 1-5", "timezone": "Europe/Berlin"}
+)
+_FIRE_BODY = request_body(FireRequest, {"input": {"name": "Ada"}})
 
 
 @router.post(

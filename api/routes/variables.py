@@ -14,6 +14,7 @@ from api.body import read_model
 from api.models.variable import Variable, VariablePage
 from api.paging import Cursor, Limit
 from api.problem import responses
+from api.request_body import request_body
 from core.duration import Duration
 from core.errors import Fault, Invalid
 from core.json import encode
@@ -69,12 +70,7 @@ async def list_variables(
 @router.put(
     "/{name}",
     responses={200: {"model": Variable, "description": "The variable as it is now."}, **responses(409)},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": VariableRequest.model_json_schema()}},
-        }
-    },
+    openapi_extra=request_body(VariableRequest, {"value": "eu", "scope": "global", "ttl": "1h"}),
     summary="Set a variable; runs that begin later see it",
 )
 async def put_variable(name: Name, request: Request, principal: Editor, services: ServicesDep) -> Response:

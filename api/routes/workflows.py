@@ -21,6 +21,7 @@ from api.paging import Cursor, Limit
 from api.problem import fault_json, responses
 from api.programs import find_workflow
 from api.replay import once
+from api.request_body import request_body
 from api.services import Services
 from core.account import Principal, Role
 from core.errors import Conflict, Fault, Invalid
@@ -186,12 +187,7 @@ async def list_versions(workflow_id: Reference, principal: Viewer, services: Ser
 @router.post(
     "/{workflow_id}/publish",
     responses={200: {"model": Workflow, "description": "The workflow at that version."}, **responses(404, 409)},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": Publish.model_json_schema(), "example": {"version": 1}}},
-        }
-    },
+    openapi_extra=request_body(Publish, {"version": 1}),
     summary="Make a version the current one",
 )
 async def publish_workflow(
@@ -231,14 +227,7 @@ async def publish_workflow(
                 "schema": {"type": "number", "minimum": 0, "maximum": LONGEST_WAIT, "default": 0},
             },
         ],
-        "requestBody": {
-            "content": {
-                "application/json": {
-                    "schema": ExecuteRequest.model_json_schema(),
-                    "example": {"input": {"name": "Ada"}, "context": {"locale": "de"}},
-                }
-            }
-        },
+        **request_body(ExecuteRequest, {"input": {"name": "Ada"}, "context": {"locale": "de"}}),
     },
     summary="Run a workflow",
 )

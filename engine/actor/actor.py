@@ -79,6 +79,10 @@ class Change:
     touched: frozenset[str]
 
 
+class Over(Conflict):
+    """The run has ended, and its actor is about to go."""
+
+
 class Stale(Conflict):
     """The run has moved on since the change was prepared."""
 
@@ -164,8 +168,8 @@ class RunActor:
         def perform() -> None:
             if str(command.id) in self.state.commands:
                 return
-            if self.state.status.final and not isinstance(command, Redrive):
-                raise Conflict(f"the run is {self.state.status.value} already")
+            if self.state.status.final and not (self._reopened and isinstance(command, Redrive)):
+                raise Over(f"the run is {self.state.status.value} already")
             perform_command(self, command)
 
         answer = self.inbox.ask(perform, self.log.flush)
@@ -214,6 +218,7 @@ class RunActor:
         try:
             if self._reopened:
                 self.inbox.perform()
+                self._reopened = False
                 if self.state.status.final:  # what was asked for was refused: nothing has changed
                     self.log.restate()
                 else:

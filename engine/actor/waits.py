@@ -1,6 +1,6 @@
 """Steps that wait for something outside: an event, a form, an approval."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -12,6 +12,7 @@ from core.run import EventType
 from core.trace import TraceStatus
 from engine.attempt import Attempt
 from engine.events.wait_index import Wait as EventWait
+from engine.expression.errors import ExpressionError
 from engine.json_schema import value_faults
 from engine.nodes.flow.wait import Wait, decision
 from engine.outcome import Outcome
@@ -47,7 +48,7 @@ class Waits:
         """Take up a wait of an earlier owner. Events of the meantime are looked for apart (`missed`)."""
         assert task.wait is not None
         wait = Wait(**{key: value for key, value in task.wait.items() if key not in ("trace", "plan")})
-        taken = replace(attempt, plan=wait)
+        taken = attempt._replace(plan=wait)
         self._actor.running[attempt.step_id, attempt.item] = (taken, None)
         if wait.kind == "event":
             self._index(taken, wait)
@@ -78,10 +79,12 @@ class Waits:
         state = actor.state
         scope = scope_of(state, actor.env.clock.now())
         variables = {name: scope[name] for name in ("input", "vars", "context")}
-        index.add(
-            (state.record.id, attempt.step_id, attempt.item),
-            EventWait(state.record.workspace, wait.name, wait.match, variables, attempt.facts.started_at),
-        )
+        told = EventWait(state.record.workspace, wait.name, wait.match, variables, attempt.facts.started_at)
+        try:
+            index.add((state.record.id, attempt.step_id, attempt.item), told)
+        except ExpressionError as error:  # only edited parameters were not looked at before
+            self._fail(attempt, StepError(ErrorClass.EXPRESSION, f"`match`: {error}"))
+            return
         self._indexed.add((attempt.step_id, attempt.item))
 
     def wake(self, step_id: str, item: int, payload: JsonValue) -> None:

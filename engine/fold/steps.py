@@ -99,6 +99,7 @@ def redriven(state: RunState, event: RunEvent) -> None:
             state.paused_seconds += (event.at - state.finished_at).total_seconds()  # it stood still meanwhile
         state.finished_at = None
         state.revived = True
+        state.cancel_reason = ""
         state.error = state.outputs = state.failing = None
         state.fallback = None
         state.status = state.status.RUNNING

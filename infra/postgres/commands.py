@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core.clock import Clock
+from core.errors import Conflict
 from core.ids import OwnerId, RunId
 from core.json import JsonValue
 from infra.postgres.connection import transaction
@@ -21,8 +22,13 @@ TOPIC = "commands"
 
 _WAITING = text(
     "SELECT c.run_id, c.command FROM run_commands c JOIN runs r ON r.id = c.run_id"
-    " WHERE c.done_at IS NULL AND r.owner_id = :owner ORDER BY c.id LIMIT :limit"
+    " WHERE c.done_at IS NULL AND r.owner_id = :owner AND r.finished_at IS NULL ORDER BY c.id LIMIT :limit"
 )
+_TOO_LATE = text(
+    "UPDATE run_commands c SET done_at = :at, refusal = CAST(:refusal AS json) FROM runs r"
+    " WHERE r.id = c.run_id AND c.done_at IS NULL AND r.owner_id = :owner AND r.finished_at IS NOT NULL"
+)
+_OVER = orjson.dumps({"status": Conflict.status, "detail": "the run has ended already"}).decode()
 _SETTLE = text("UPDATE run_commands SET done_at = :at, refusal = CAST(:refusal AS json) WHERE id = :id")
 _ANSWER = text("SELECT done_at, refusal FROM run_commands WHERE id = :id")
 _EXPIRE = text("DELETE FROM run_commands WHERE created_at < now() - interval '1 day'")
@@ -47,6 +53,7 @@ class RunCommands:
     async def waiting(self, owner: OwnerId, limit: int) -> list[tuple[RunId, Any]]:
         """See `engine.ports.Commands.waiting`."""
         async with transaction(self._engine) as connection:
+            await connection.execute(_TOO_LATE, {"owner": owner, "at": self._clock.now(), "refusal": _OVER})
             rows = await connection.execute(_WAITING, {"owner": owner, "limit": limit})
             return [(RunId(row.run_id), row.command) for row in rows]
 

@@ -47,9 +47,9 @@ WITH alive AS MATERIALIZED (
     INSERT INTO run_events (run_id, seq, type, step_id, item, attempt, at, data, payload, payload_ref)
     SELECT e.run_id, e.seq, e.type, e.step_id, e.item, e.attempt, e.at, e.data, e.payload, e.payload_ref
     FROM alive, unnest($21::uuid[], $22::int[], $23::text[], $24::text[], $25::int[], $26::int[],
-                       $27::timestamptz[], $28::json[], $29::json[], $30::text[], $31::bool[])
-         AS e(run_id, seq, type, step_id, item, attempt, at, data, payload, payload_ref, fresh)
-    WHERE NOT e.fresh OR e.run_id IN (SELECT id FROM new_runs)
+                       $27::timestamptz[], $28::json[], $29::json[], $30::text[])
+         AS e(run_id, seq, type, step_id, item, attempt, at, data, payload, payload_ref)
+    WHERE e.run_id <> ALL ($2) OR e.run_id IN (SELECT id FROM new_runs)
        OR EXISTS (SELECT 1 FROM runs WHERE runs.id = e.run_id AND runs.owner_id = $1)
     ON CONFLICT (run_id, seq) DO NOTHING
 )
@@ -170,7 +170,7 @@ class PostgresJournal:
         async with self._connection() as connection:
             await connection.execute(_FENCE_EXPIRED, owner)
             rows = await connection.fetch(_ADOPT, owner, limit)
-        return [RunId(row["id"]) for row in rows]
+        return [RunId(_plain(row["id"])) for row in rows]
 
     async def load(self, run_id: RunId) -> StoredRun | None:
         """See `engine.ports.Journal.load`."""
@@ -180,9 +180,9 @@ class PostgresJournal:
                 return None
             events = await connection.fetch(_EVENTS, run_id, 0, 2**31 - 1)
         record = RunRecord(
-            id=RunId(row["id"]),
+            id=RunId(_plain(row["id"])),
             workspace=Workspace(row["workspace"]),
-            workflow_id=WorkflowId(row["workflow_id"]),
+            workflow_id=WorkflowId(_plain(row["workflow_id"])),
             workflow=row["workflow"],
             workflow_version=row["workflow_version"],
             created_at=row["created_at"],
@@ -204,7 +204,7 @@ class PostgresJournal:
         """See `engine.ports.Journal.ended`."""
         async with self._connection() as connection:
             rows = await connection.fetch(_ENDED, list(run_ids))
-        return {RunId(row["id"]): row["over"] for row in rows}
+        return {RunId(_plain(row["id"])): row["over"] for row in rows}
 
     async def events(self, run_id: UUID, after: int, limit: int) -> list[RunEvent]:
         """Events of a run with a `seq` above `after`, in order."""
@@ -222,7 +222,6 @@ class PostgresJournal:
                 created[write.run_id] = write
             if write.status is not None:
                 last[write.run_id] = write
-            fresh = write.created is not None
             for event in write.events:
                 payload, ref = await self._payload(event.payload, event.encoded)
                 event_rows.append(
@@ -237,7 +236,6 @@ class PostgresJournal:
                         orjson.dumps(event.data).decode(),
                         payload,
                         ref,
-                        fresh,
                     )
                 )
         run_rows: list[tuple[Any, ...]] = []
@@ -267,7 +265,7 @@ class PostgresJournal:
         # Sorted, so that two appends never wait for each other's row locks in a circle.
         moved = sorted((run_id, write) for run_id, write in last.items() if run_id not in created)
         move_rows = [(run_id, w.status, w.finished_at, _json(w.error)) for run_id, w in moved]
-        return [*_columns(run_rows, 15), *_columns(move_rows, 4), *_columns(event_rows, 11)]
+        return [*_columns(run_rows, 15), *_columns(move_rows, 4), *_columns(event_rows, 10)]
 
     async def _payload(self, value: Any, encoded: bytes | None) -> tuple[str | None, str | None]:
         if value is None:
@@ -284,7 +282,7 @@ class PostgresJournal:
 
     async def _event(self, row: asyncpg.Record) -> RunEvent:
         return RunEvent(
-            run_id=RunId(row["run_id"]),
+            run_id=RunId(_plain(row["run_id"])),
             seq=row["seq"],
             type=EventType(row["type"]),
             at=row["at"],
@@ -325,6 +323,11 @@ _AWAY = (
 
 async def _keep(connection: Any) -> None:
     """Nothing here changes a session's state, so giving a connection back needs no round trip."""
+
+
+def _plain(found: UUID) -> UUID:
+    """asyncpg has a class of its own for these, which orjson does not write."""
+    return UUID(bytes=found.bytes)
 
 
 def _json(value: Any) -> str | None:

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,9 +27,35 @@ class Call:
 
 @dataclass
 class Target:
+    """The server, and how it behaves.
+
+    Attributes:
+        fails: whether the n-th call of `/charge` (from 1) is answered with 503.
+        slow: seconds that each call of `/charge` takes.
+        most_at_once: calls of `/charge` that were there together.
+    """
+
     url: str
     calls: list[Call] = field(default_factory=list)
     closing: threading.Event = field(default_factory=threading.Event)
+    fails: Callable[[int], bool] = lambda number: False
+    slow: float = 0.0
+    most_at_once: int = 0
+    _counting: threading.Lock = field(default_factory=threading.Lock)
+    _charges: int = 0
+    _at_once: int = 0
+
+    def charge(self) -> bool:
+        """Take a call of `/charge`; whether it succeeds."""
+        with self._counting:
+            self._charges += 1
+            fails = self.fails(self._charges)
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        time.sleep(self.slow)
+        with self._counting:
+            self._at_once -= 1
+        return not fails
 
     def to(self, path: str) -> list[Call]:
         return [call for call in list(self.calls) if call.path == path]
@@ -106,6 +132,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(429, b"{}", {"Retry-After": "1"})
         else:
             self._answer(200, b'{"value": 1}')
+
+    def _charge(self, path: str, query: Any, headers: dict[str, str], body: bytes) -> None:
+        """A payment provider's call."""
+        if self.target.charge():
+            self._answer(200, json.dumps({"id": headers.get("idempotency-key", ""), "paid": json.loads(body)}).encode())
+        else:
+            self._answer(503, b'{"error": "out of order"}')
 
     def _redirect(self, path: str, query: Any, headers: dict[str, str], body: bytes) -> None:
         self._answer(302, b"", {"Location": query["to"][0]})

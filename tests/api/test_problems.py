@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ class TestWho:
         "header",
         [None, "Bearer rfx_this_is_not_a_key", "Bearer", "Basic YTpi", "rfx_x", "Bearer a b", "Bearer \xff"],
     )
-    @pytest.mark.parametrize("path", ["/workflows", "/runs", "/api-keys", "/secrets", "/traces", "/insights/cost"])
+    @pytest.mark.parametrize("path", ["/workflows", "/runs", "/api-keys", "/triggers", "/traces", "/insights/cost"])
     def test_without_a_valid_key(self, server: RunningServer, header: str | None, path: str) -> None:
         headers = {} if header is None else {"Authorization": header.encode("latin-1")}
         answer = httpx.get(server.url + API + path, headers=headers, trust_env=False)
@@ -30,12 +31,25 @@ class TestWho:
         assert answer.headers["www-authenticate"].startswith("Bearer")
         assert "not_a_key" not in answer.text
 
+    def test_nothing_is_read_without_a_key(self, server: RunningServer) -> None:
+        """Of all that the document knows, except webhooks: those may be signed instead."""
+        document = httpx.get(f"{server.url}{API}/openapi.json", trust_env=False).json()
+        with server.client("") as nobody:
+            for path, methods in document["paths"].items():
+                for method in methods:
+                    if "security" not in methods[method] or "/webhooks/" in path:
+                        continue
+                    place = path.replace("{run_id}", NOBODY).replace("{trigger_id}", NOBODY)
+                    place = re.sub(r"\{\w+\}", "x", place)
+                    problem(nobody.request(method.upper(), place), 401)
+
     def test_a_viewer_reads_and_does_not_write(
         self, api: httpx.Client, server: RunningServer, key_of: Callable[[str], str], name: str
     ) -> None:
         create(api, one_step(name))
         with server.client(key_of("viewer")) as viewer:
-            for path in ("/workflows", f"/workflows/{name}", "/runs", "/nodes", "/traces", "/secrets"):
+            reads = ("/runs", "/nodes", "/traces", "/secrets", "/triggers", "/events", "/limits", "/cache", "/workers")
+            for path in ("/workflows", f"/workflows/{name}", "/variables", *reads):
                 assert viewer.get(API + path).status_code == 200, path
             writes = [
                 ("POST", "/workflows", one_step(name)),
@@ -45,6 +59,23 @@ class TestWho:
                 ("POST", f"/workflows/{name}/execute", {}),
                 ("POST", f"/runs/{NOBODY}/cancel", {}),
                 ("POST", f"/runs/{NOBODY}/steps/a/resolve", {"outcome": "failed"}),
+                ("POST", "/runs/bulk", {"action": "cancel", "run_ids": [NOBODY]}),
+                ("POST", "/nodes", {}),
+                ("POST", "/nodes/a.b/versions/1.0.0/promote", None),
+                ("POST", "/nodes/a.b/versions/1.0.0/deprecate", None),
+                ("PUT", "/nodes/a.b/route", {}),
+                ("DELETE", "/nodes/a.b/route", None),
+                ("POST", "/nodes/a.b/route/revert", {}),
+                ("PUT", "/nodes/http.request/limits", {"concurrency": 1}),
+                ("DELETE", "/nodes/http.request/limits", None),
+                ("DELETE", "/cache?all=true", None),
+                ("PUT", "/variables/a", {"value": 1}),
+                ("DELETE", "/variables/a", None),
+                ("POST", "/triggers", {"workflow": name, "type": "manual"}),
+                ("POST", f"/triggers/{NOBODY}/fire", {}),
+                ("POST", f"/triggers/{NOBODY}/pause", None),
+                ("DELETE", f"/triggers/{NOBODY}", None),
+                ("POST", "/events", {"name": "a"}),
                 ("POST", "/secrets", {"name": "A", "value": "long enough"}),
                 ("DELETE", "/secrets/A", None),
                 ("POST", "/traces", []),
@@ -108,6 +139,15 @@ class TestWhere:
             f"/runs/{NOBODY}/export",
             "/nodes/no.node",
             "/nodes/http.request/versions/9.9.9",
+            "/nodes/http.request/route",
+            "/nodes/no.node/route",
+            "/nodes/no.node/route/revisions",
+            "/nodes/http.request/limits",
+            f"/triggers/{NOBODY}",
+            f"/triggers/{NOBODY}/firings",
+            f"/triggers/{NOBODY}/preview",
+            "/triggers?workflow=nobody",
+            "/webhooks/nobody",
             "/runs?workflow=nobody",
             "/nothing",
             "/workflows/a/b/c/d",
@@ -121,6 +161,16 @@ class TestWhere:
         problem(api.post(f"/runs/{NOBODY}/cancel", json={}), 404)
         problem(api.delete("/workflows/nobody"), 404)
         problem(api.delete("/secrets/NOBODY"), 404)
+        problem(api.delete("/variables/nobody"), 404)
+        problem(api.delete(f"/triggers/{NOBODY}"), 404)
+        problem(api.post(f"/triggers/{NOBODY}/fire", json={}), 404)
+        problem(api.post("/triggers", json={"workflow": "nobody", "type": "manual"}), 404)
+        problem(api.put("/nodes/no.node/route", json={"arms": [{"version": "1.0.0"}]}), 404)
+        problem(api.delete("/nodes/http.request/route"), 404)
+        problem(api.post("/nodes/http.request/route/revert", json={}), 404)
+        problem(api.put("/nodes/no.node/limits", json={"concurrency": 1}), 404)
+        problem(api.delete("/nodes/http.request/limits"), 404)
+        problem(api.post("/nodes/no.node/versions/1.0.0/promote"), 404)
         problem(api.delete(f"/api-keys/{NOBODY}"), 404)
 
     def test_wrong_method(self, api: httpx.Client) -> None:
@@ -202,6 +252,61 @@ class TestBodies:
             assert problem(api.post(f"/workflows/{name}/execute", json=body), 422)["faults"]
         many = {"input": {"x": 1}, "context": {f"c{i}": "x" for i in range(65)}}
         assert problem(api.post(f"/workflows/{name}/execute", json=many), 422)["faults"]
+
+    @pytest.mark.parametrize(
+        ("method", "path", "body", "place"),
+        [
+            ("PUT", "/nodes/http.request/route", {"arms": []}, "$.arms"),
+            ("PUT", "/nodes/http.request/route", {"arms": [{"version": "9.9.9"}]}, "$.arms[0].version"),
+            ("PUT", "/nodes/http.request/route", {"arms": [{"version": "1.0.0", "weight": 0.5}]}, "$.arms"),
+            ("PUT", "/nodes/http.request/limits", {}, "$"),
+            ("PUT", "/nodes/http.request/limits", {"concurrency": 0}, "$.concurrency"),
+            ("PUT", "/nodes/http.request/limits", {"rate": {"calls": 1, "per": "0s"}}, "$.rate.per"),
+            ("PUT", "/variables/a", {}, "$.value"),
+            ("PUT", "/variables/a", {"value": 1, "scope": "run"}, "$.scope"),
+            ("PUT", "/variables/a", {"value": 1, "scope": "workflow"}, "$.workflow"),
+            ("PUT", "/variables/a", {"value": 1, "ttl": "soon"}, "$.ttl"),
+            ("POST", "/events", {"payload": 1}, "$.name"),
+            ("POST", "/events", {"name": "two words"}, "$.name"),
+            ("POST", "/triggers", {"type": "cron"}, "$.workflow"),
+            ("POST", "/triggers", {"workflow": "x", "type": "timer"}, "$.type"),
+            ("POST", "/triggers", {"workflow": "x", "type": "cron", "schedule": "61 * * * *"}, "$.schedule"),
+            ("POST", "/triggers", {"workflow": "x", "type": "webhook"}, "$.path"),
+            ("DELETE", "/cache", None, "$.query"),
+            ("POST", "/runs/bulk", {"action": "stop"}, "$.action"),
+            ("POST", "/nodes", {"name": "a.b", "version": "1", "base": "http.request"}, "$.version"),
+            ("POST", "/nodes", {"name": "a.b", "version": "1.0.0", "base": "http.reqest"}, "$.base"),
+        ],
+    )
+    def test_faults_name_their_place(self, api: httpx.Client, method: str, path: str, body: Any, place: str) -> None:
+        found = problem(api.request(method, path, json=body), 422)
+        assert place in [one["path"] for one in found["faults"]], found
+        assert all(one["message"] and one["code"] for one in found["faults"])
+
+    @pytest.mark.parametrize(
+        ("path", "body", "suggestion"),
+        [
+            ("/workflows/{}/execute", {"inputs": {}}, "input"),
+            ("/events", {"name": "a", "dedupe": "k"}, "dedupe_key"),
+            ("/triggers/{}/fire", {"inputs": {}}, "input"),
+            ("/runs/{}/steps/a/redrive", {"downstrem": False}, "downstream"),
+            ("/runs/bulk", {"action": "cancel", "filter": {"workflows": "a"}}, "workflow"),
+        ],
+    )
+    def test_a_mistyped_field_is_told_the_right_one(
+        self, api: httpx.Client, path: str, body: Any, suggestion: str
+    ) -> None:
+        found = problem(api.post(path.format(NOBODY), json=body), 422)
+        assert [(one["code"], one["suggestion"]) for one in found["faults"]] == [("unknown_field", suggestion)]
+        assert f"did you mean `{suggestion}`?" in found["detail"]
+
+    def test_the_detail_says_what_is_wrong(self, api: httpx.Client) -> None:
+        """Many clients show nothing else."""
+        arms = [{"version": "1.0.0", "weight": 0.5}]
+        assert "must sum to 1" in problem(api.put("/nodes/http.request/route", json={"arms": arms}), 422)["detail"]
+        arms[0]["timeout"] = "5"
+        detail = problem(api.put("/nodes/http.request/route", json={"arms": arms}), 422)["detail"]
+        assert detail.startswith("$.arms[0].timeout: '5' is not a duration")
 
     @pytest.mark.parametrize(
         "query", ["limit=0", "limit=101", "limit=x", "cursor=x", "from=x", "from=5", "to=0.5", "status=nonsense"]

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -12,10 +12,12 @@ from infra.clock import SystemClock
 from infra.postgres.embedded import EmbeddedPostgres
 from tests.docs.page import ROOT, Reader, blocks
 from tests.infra.clickhouse.server import ServerProcess
+from tests.redis_server import running_redis
 from tests.server import RunningServer, short_home
 
 DOCS = ROOT / "docs"
 SERVERS = DOCS / "how-to" / "use-servers.md"
+WORKERS = DOCS / "how-to" / "scale-out.md"
 PAGES = [ROOT / "README.md", DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
 
 
@@ -28,7 +30,7 @@ def home() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page != SERVERS], ids=lambda page: str(page.relative_to(ROOT))
+    "page", [page for page in PAGES if page not in (SERVERS, WORKERS)], ids=lambda page: str(page.relative_to(ROOT))
 )
 def test_page(page: Path, tmp_path: Path, home: Path) -> None:
     reader = Reader(tmp_path, home, {})
@@ -38,10 +40,21 @@ def test_page(page: Path, tmp_path: Path, home: Path) -> None:
         reader.close()
 
 
-async def test_page_about_servers(postgres: EmbeddedPostgres, tmp_path: Path, home: Path) -> None:
+@pytest.fixture
+async def own_database(postgres: EmbeddedPostgres) -> AsyncIterator[tuple[str, asyncpg.Connection]]:
+    """The name of an empty database, and a connection beside it."""
     name = f"docs_{SystemClock().new_id().hex}"
     admin = await asyncpg.connect(postgres.dsn())
     await admin.execute(f"CREATE DATABASE {name}")
+    yield name, admin
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+async def test_page_about_servers(
+    postgres: EmbeddedPostgres, own_database: tuple[str, asyncpg.Connection], tmp_path: Path, home: Path
+) -> None:
+    name, admin = own_database
     clickhouse = ServerProcess(tmp_path / "clickhouse")
     clickhouse.start()
     replaced = {
@@ -57,8 +70,22 @@ async def test_page_about_servers(postgres: EmbeddedPostgres, tmp_path: Path, ho
     finally:
         reader.close()
         clickhouse.stop()
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        await admin.close()
+
+
+async def test_page_about_workers(
+    postgres: EmbeddedPostgres, own_database: tuple[str, asyncpg.Connection], tmp_path: Path, home: Path
+) -> None:
+    name, _ = own_database
+    with running_redis() as redis:
+        replaced = {
+            "postgresql://reflux:password@db.example:5432/reflux": postgres.dsn(name),
+            "redis://redis.example:6379/0": redis.url,
+        }
+        reader = Reader(tmp_path, home, replaced)
+        try:
+            await asyncio.to_thread(reader.read, WORKERS)
+        finally:
+            await asyncio.to_thread(reader.close)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
