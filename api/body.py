@@ -65,7 +65,7 @@ def parse(model: type[Model], value: JsonValue) -> Model:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        faults = model_faults(error, model)
+        faults = model_faults(error, model, value)
         raise Invalid("; ".join(f"{fault.path}: {fault.message}" for fault in faults[:3]), faults) from None
 
 

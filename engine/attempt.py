@@ -168,6 +168,15 @@ class Attempts:
         )
         return Attempt(step, step_id, item, task.attempts, serving, task.effect, facts, due_at=task.due_at)
 
+    def composed(self, step: CompiledStep, program: Program, step_id: str, item: int, task: TaskState) -> Attempt:
+        """A composition that an earlier owner has begun, with the parameters that it was given. Raises StepError."""
+        assert task.given is not None
+        attempt = self.known(step, program, step_id, item, task)
+        base = attempt.serving.base
+        while base.binding is not None:
+            base = base.binding.base
+        return replace(attempt, serving=replace(attempt.serving, base=base), plan=base.describe(task.given))
+
     def stillborn(self, step: CompiledStep, step_id: str, item: int, number: int) -> Attempt:
         """An attempt that fails before its node is called, because an expression does."""
         manifest = step.node.manifest

@@ -13,7 +13,7 @@ from core.command import Command, Patch, command_adapter
 from core.errors import Conflict, Fault, Forbidden, Invalid, NotFound, RefluxError, Unavailable
 from core.ids import OwnerId, RunId
 from engine.actor import RunActor
-from engine.actor.actor import Stale
+from engine.actor.change import Stale
 from engine.ports import Commands
 
 _log = structlog.get_logger(__name__)
@@ -32,6 +32,8 @@ async def perform(actor: RunActor, command: Command) -> None:
     if not isinstance(command, Patch):
         await actor.ask(command)
         return
+    if str(command.id) in actor.state.commands:
+        return  # done already; what it asks for may not be possible a second time
     for _ in range(_LOOK_AGAIN):
         change = await actor.prepare_change(command.operations)
         try:

@@ -47,6 +47,7 @@ class TaskState:
         remote: a worker process performs the attempt in flight.
         wait: what a `flow.wait` waits for, while it does.
         children: the runs that it has started, by index.
+        given: the parameters of a composition, when they could not be found again later.
     """
 
     status: StepStatus = StepStatus.QUEUED
@@ -66,6 +67,7 @@ class TaskState:
     cache_hit: bool = False
     wait: dict[str, Any] | None = None
     children: dict[int, ChildRun] | None = None
+    given: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)

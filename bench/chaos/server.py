@@ -94,6 +94,14 @@ class RefluxServer:
         """The pid of the embedded PostgreSQL."""
         return int((self.home / "pg" / "postmaster.pid").read_text().splitlines()[0])
 
+    def end_postgres(self, kind: signal.Signals) -> bool:
+        """Send the embedded PostgreSQL a signal that ends it. False when there is none at this moment."""
+        try:
+            os.kill(self.postmaster(), kind)
+        except (FileNotFoundError, IndexError, ProcessLookupError):
+            return False
+        return True
+
     async def ready(self) -> float:
         """Wait until it serves; returns the time (seconds since the epoch)."""
         deadline = time.monotonic() + START_SECONDS

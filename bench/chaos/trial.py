@@ -1,7 +1,6 @@
 """One trial: load, kills, outages, and the reckoning at the end."""
 
 import asyncio
-import os
 import random
 import signal
 import time
@@ -110,7 +109,8 @@ class Trial:
     async def _kill_database(self) -> None:
         for _ in range(self.plan.database_kills):
             await asyncio.sleep(self.chance.uniform(1.0, 3.0))
-            os.kill(self.server.postmaster(), signal.SIGKILL)
+            while not self.server.end_postgres(signal.SIGKILL):
+                await asyncio.sleep(0.05)
             self.say("the database's main process is killed")
 
     async def _await_ends(self, client: Client) -> None:

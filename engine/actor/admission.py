@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
@@ -12,6 +12,7 @@ from core.json import encode
 from core.limit import SlotAsk
 from core.run import EventType, StepStatus
 from core.trace import TraceStatus
+from engine.actor.host import RunHost
 from engine.attempt import Attempt
 from engine.gate import Pass, holder_of
 from engine.limits.limiter import Limiter, Slots
@@ -19,9 +20,6 @@ from engine.limits.scope import workflow_scope
 from engine.outcome import Outcome
 from engine.timers import TaskKey
 from engine.variables import begin_with
-
-if TYPE_CHECKING:
-    from engine.actor.actor import RunActor
 
 _log = structlog.get_logger(__name__)
 
@@ -31,7 +29,7 @@ _AGAIN_SECONDS = 0.5
 class Admission:
     """See the module. Room for the run is kept until it ends, also over restarts; that for an attempt while it runs."""
 
-    def __init__(self, actor: "RunActor") -> None:
+    def __init__(self, actor: RunHost) -> None:
         self._actor = actor
         self._asking: dict[TaskKey, tuple[Attempt, asyncio.Task[None]]] = {}
         self._passes: dict[TaskKey, tuple[Attempt, Pass]] = {}
@@ -267,7 +265,7 @@ class Admission:
         task.add_done_callback(self._loose.discard)
 
 
-def _told(actor: "RunActor") -> dict[str, Any]:
+def _told(actor: RunHost) -> dict[str, Any]:
     """What the run was given besides its input, as far as it was given anything."""
     options = actor.state.options
     told: dict[str, Any] = {}

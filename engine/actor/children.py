@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
@@ -15,6 +15,7 @@ from core.journal import Fenced
 from core.json import JsonValue
 from core.run import EventType, Parent, RunOptions, RunRecord, RunStatus, StepStatus
 from core.trace import TraceStatus
+from engine.actor.host import RunHost
 from engine.attempt import Attempt
 from engine.commit import Commit
 from engine.composition.compose import composition_of
@@ -24,9 +25,6 @@ from engine.outcome import error_json
 from engine.program import Program
 from engine.state import ChildRun, RunState
 from engine.timers import TaskKey
-
-if TYPE_CHECKING:
-    from engine.actor.actor import RunActor
 
 _log = structlog.get_logger(__name__)
 
@@ -62,7 +60,7 @@ class _Group:
 class Children:
     """See the module."""
 
-    def __init__(self, actor: "RunActor") -> None:
+    def __init__(self, actor: RunHost) -> None:
         self._actor = actor
         self._groups: dict[TaskKey, _Group] = {}
         self._moving: deque[TaskKey] = deque()

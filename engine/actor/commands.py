@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.command import (
     Breakpoints,
@@ -18,16 +18,14 @@ from core.command import (
 )
 from core.errors import Conflict, Fault, Invalid
 from core.run import EventType, StepStatus
+from engine.actor.conduct import Conduct
 from engine.expression.errors import ExpressionError
 from engine.expression.template import compile_template
 from engine.plan import Move, fatal_step
 from engine.wording import did_you_mean, nearest
 
-if TYPE_CHECKING:
-    from engine.actor.actor import RunActor
 
-
-def perform_command(actor: "RunActor", command: Command) -> None:
+def perform_command(actor: Conduct, command: Command) -> None:
     """Perform a command. Raises RefluxError, and has changed nothing then."""
     _PERFORM[type(command)](actor, command)
 
@@ -36,20 +34,20 @@ def _told(command: Command, **more: Any) -> dict[str, Any]:
     return {"command": str(command.id), "by": command.by, **more}
 
 
-def _cancel(actor: "RunActor", command: Cancel) -> None:
+def _cancel(actor: Conduct, command: Cancel) -> None:
     reason = command.reason or f"cancelled by {command.by or 'somebody'}"
     actor.log.emit(EventType.CANCEL_REQUESTED, data=_told(command, reason=reason))
     actor.cancel(reason)
 
 
-def _pause(actor: "RunActor", command: Pause) -> None:
+def _pause(actor: Conduct, command: Pause) -> None:
     if actor.state.paused:
         raise Conflict("the run is paused already")
     actor.log.emit(EventType.RUN_PAUSED, data=_told(command, reason=command.reason))
     actor.set_deadline()
 
 
-def _resume(actor: "RunActor", command: Resume) -> None:
+def _resume(actor: Conduct, command: Resume) -> None:
     if not actor.state.paused:
         raise Conflict("the run is not paused")
     actor.log.emit(EventType.RUN_RESUMED, data=_told(command))
@@ -57,7 +55,7 @@ def _resume(actor: "RunActor", command: Resume) -> None:
     actor.set_deadline()
 
 
-def _resolve(actor: "RunActor", command: Resolve) -> None:
+def _resolve(actor: Conduct, command: Resolve) -> None:
     step = actor.state.steps.get(command.step_id)
     task = step.tasks.get(command.item) if step else None
     if task is None or task.status is not StepStatus.OUTCOME_UNKNOWN:
@@ -70,16 +68,16 @@ def _resolve(actor: "RunActor", command: Resolve) -> None:
         actor.task_settled(command.step_id, command.item)
 
 
-def _signal(actor: "RunActor", command: Signal) -> None:
+def _signal(actor: Conduct, command: Signal) -> None:
     actor.waits.signal(command)
 
 
-def _decide(actor: "RunActor", command: Decide) -> None:
+def _decide(actor: Conduct, command: Decide) -> None:
     if not actor.expansion.decide(command):
         actor.waits.decide(command)
 
 
-def _redrive(actor: "RunActor", command: Redrive) -> None:
+def _redrive(actor: Conduct, command: Redrive) -> None:
     state, step_id = actor.state, command.step_id
     _known_steps(actor, (step_id,), "$.step")
     if state.failing is not None and not state.status.final:
@@ -110,7 +108,7 @@ def _redrive(actor: "RunActor", command: Redrive) -> None:
     actor.recreate_moves()
 
 
-def _cut_off(actor: "RunActor", again: set[str]) -> set[str]:
+def _cut_off(actor: Conduct, again: set[str]) -> set[str]:
     """Steps that a run's end has cut off, but for those behind a failure that stands: it ends the run once more."""
     state, graph = actor.state, actor.program.graph
     standing = [one for one in state.steps if one not in again and fatal_step(graph, state, (one,)) is not None]
@@ -120,7 +118,7 @@ def _cut_off(actor: "RunActor", again: set[str]) -> set[str]:
     return {one for one, step in state.steps.items() if step.status is StepStatus.CANCELLED} - behind
 
 
-def _downstream(actor: "RunActor", step_id: str) -> set[str]:
+def _downstream(actor: Conduct, step_id: str) -> set[str]:
     nodes = actor.program.graph.nodes
     found: set[str] = set()
     left = [step_id]
@@ -132,12 +130,12 @@ def _downstream(actor: "RunActor", step_id: str) -> set[str]:
     return found
 
 
-def _breakpoints(actor: "RunActor", command: Breakpoints) -> None:
+def _breakpoints(actor: Conduct, command: Breakpoints) -> None:
     _known_steps(actor, command.steps, "$.steps")
     actor.log.emit(EventType.BREAKPOINTS_SET, data=_told(command, steps=list(command.steps)))
 
 
-def _proceed(actor: "RunActor", command: Proceed) -> None:
+def _proceed(actor: Conduct, command: Proceed) -> None:
     standing = [
         one
         for one, step in actor.state.steps.items()
@@ -157,7 +155,7 @@ def _proceed(actor: "RunActor", command: Proceed) -> None:
         actor.ready.append((step_id, Move.START))
 
 
-def _known_steps(actor: "RunActor", step_ids: tuple[str, ...], path: str) -> None:
+def _known_steps(actor: Conduct, step_ids: tuple[str, ...], path: str) -> None:
     faults = []
     for step_id in step_ids:
         if step_id not in actor.state.steps:
@@ -168,7 +166,7 @@ def _known_steps(actor: "RunActor", step_ids: tuple[str, ...], path: str) -> Non
         raise Invalid(faults[0].message, faults)
 
 
-def _edited(actor: "RunActor", step_id: str, with_: dict[str, Any] | None) -> dict[str, Any] | None:
+def _edited(actor: Conduct, step_id: str, with_: dict[str, Any] | None) -> dict[str, Any] | None:
     """Edited parameters, if they can be used."""
     if not with_:
         return None
@@ -194,7 +192,7 @@ def _edited(actor: "RunActor", step_id: str, with_: dict[str, Any] | None) -> di
     return with_
 
 
-_PERFORM: dict[type, Callable[["RunActor", Any], None]] = {
+_PERFORM: dict[type, Callable[[Conduct, Any], None]] = {
     Cancel: _cancel,
     Pause: _pause,
     Resume: _resume,

@@ -1,7 +1,7 @@
 """Steps that plan further steps: the plan becomes part of the graph once it is valid, and approved where one asks."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.command import Decide
 from core.errors import ErrorClass, Invalid, RefluxError, StepError
@@ -9,6 +9,7 @@ from core.journal import Fenced
 from core.json import JsonValue
 from core.run import EventType
 from core.trace import TraceStatus
+from engine.actor.host import RunHost
 from engine.actor.waits import check_role
 from engine.attempt import Attempt
 from engine.outcome import Outcome, trace_json
@@ -16,14 +17,11 @@ from engine.patch import expansion
 from engine.state import TaskState
 from engine.timers import TaskKey
 
-if TYPE_CHECKING:
-    from engine.actor.actor import RunActor
-
 
 class Expansion:
     """See the module. The plan is in the journal before anybody is asked, so that it is made only once."""
 
-    def __init__(self, actor: "RunActor") -> None:
+    def __init__(self, actor: RunHost) -> None:
         self._actor = actor
         self._proposed: dict[TaskKey, tuple[Attempt, JsonValue, dict[str, Any]]] = {}
         self._applying: set[asyncio.Task[None]] = set()

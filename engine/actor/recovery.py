@@ -1,11 +1,11 @@
 """Taking up a run whose owner died: attempts in flight are lost, timers are set again, children are looked for."""
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from core.errors import StepError
 from core.ids import RunId
 from core.run import NO_ITEM, EventType, StepStatus
+from engine.actor.conduct import Conduct
 from engine.actor.waits import Waits
 from engine.attempt import Attempt
 from engine.elements import Elements
@@ -13,11 +13,8 @@ from engine.node.version import Lane
 from engine.state import TaskState
 from engine.timers import TaskKey
 
-if TYPE_CHECKING:
-    from engine.actor.actor import RunActor
 
-
-async def recover(actor: "RunActor") -> None:
+async def recover(actor: Conduct) -> None:
     """Take the run up. Raises Fenced, and Unavailable when what it stands on cannot be read."""
     state = actor.state
     actor.log.emit(EventType.RUN_RECOVERED, data={"recoveries": state.recoveries + 1})
@@ -45,7 +42,7 @@ async def recover(actor: "RunActor") -> None:
         actor.admission.seek_room()
 
 
-def _take_up(actor: "RunActor", step_id: str, item: int, task: TaskState) -> bool:
+def _take_up(actor: Conduct, step_id: str, item: int, task: TaskState) -> bool:
     """Take up one task; says whether it failed now because it was lost too often."""
     if task.status is StepStatus.RUNNING:
         if task.remote or task.children is not None:
@@ -58,7 +55,7 @@ def _take_up(actor: "RunActor", step_id: str, item: int, task: TaskState) -> boo
     return False
 
 
-def _take_up_waiting(actor: "RunActor", step_id: str, item: int, task: TaskState) -> None:
+def _take_up_waiting(actor: Conduct, step_id: str, item: int, task: TaskState) -> None:
     if task.wait is not None:
         attempt = _known(actor, step_id, item, task)
         if "plan" in task.wait:
@@ -73,11 +70,11 @@ def _take_up_waiting(actor: "RunActor", step_id: str, item: int, task: TaskState
         actor.set_timer(step_id, item)
 
 
-def _known(actor: "RunActor", step_id: str, item: int, task: TaskState) -> Attempt:
+def _known(actor: Conduct, step_id: str, item: int, task: TaskState) -> Attempt:
     return actor.env.attempts.known(actor.program.steps[step_id], actor.program, step_id, item, task)
 
 
-async def _take_up_elements(actor: "RunActor", step_id: str) -> None:
+async def _take_up_elements(actor: Conduct, step_id: str) -> None:
     """The list of a `foreach` is stored only where it could be another one now: else it is made again."""
     step, state = actor.program.steps[step_id], actor.state.steps[step_id]
     assert step.foreach is not None
@@ -93,7 +90,7 @@ async def _take_up_elements(actor: "RunActor", step_id: str) -> None:
     actor.settle_elements(step_id, failed)
 
 
-async def _rejoin(actor: "RunActor") -> None:
+async def _rejoin(actor: Conduct) -> None:
     """Find again what went on without this run's owner: attempts in workers, children, and events that came."""
     state = actor.state
     keys: list[TaskKey] = [
@@ -119,13 +116,17 @@ async def _rejoin(actor: "RunActor") -> None:
     await _look_back(actor.waits, [one for one, _ in actor.running.values() if one.lane is Lane.WAIT])
 
 
-async def _rejoin_task(actor: "RunActor", step_id: str, item: int, there: frozenset[RunId]) -> None:
+async def _rejoin_task(actor: Conduct, step_id: str, item: int, there: frozenset[RunId]) -> None:
     task = actor.state.steps[step_id].tasks[item]
     element = actor.elements[step_id].value(item) if item != NO_ITEM else None
     try:
-        attempt = await actor.env.attempts.prepare(
-            actor.program, actor.state, step_id, item, task.attempts, element, again=task
-        )
+        attempts = actor.env.attempts
+        if task.given is not None:
+            attempt = attempts.composed(actor.program.steps[step_id], actor.program, step_id, item, task)
+        else:
+            attempt = await attempts.prepare(
+                actor.program, actor.state, step_id, item, task.attempts, element, again=task
+            )
     except StepError:
         actor.lose(_known(actor, step_id, item, task), task)
         return

@@ -1,23 +1,22 @@
 """How a run fails: at once, or after another workflow has tried to make up for it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.errors import RefluxError, Unavailable
 from core.ids import RunId
 from core.run import EventType, Parent, RunStatus
-from engine.actor.children import MAX_DEPTH, child_of, depth_of, end_of
+from engine.actor.children import MAX_DEPTH, Children, child_of, depth_of, end_of
+from engine.actor.host import RunHost
 from engine.ports import FoundWorkflow
 from engine.state import RunState
-
-if TYPE_CHECKING:
-    from engine.actor.actor import RunActor
 
 
 class Rescue:
     """See the module: `policies.fallback_workflow`."""
 
-    def __init__(self, actor: "RunActor") -> None:
+    def __init__(self, actor: RunHost, children: Children) -> None:
         self._actor = actor
+        self._children = children
         self._error: dict[str, Any] | None = None
         self._again = False
 
@@ -102,7 +101,7 @@ class Rescue:
         record, options = child_of(
             state, run_id, found, state.record.input, parent, actor.env.clock.now(), context=context
         )
-        actor.children.launch(actor.log.flush(), record, one.program, options)
+        self._children.launch(actor.log.flush(), record, one.program, options)
 
     def outstanding(self) -> tuple[RunId, Parent] | None:
         """The fallback, while it is under way."""
@@ -114,7 +113,7 @@ class Rescue:
     def missing(self, run_id: RunId) -> None:
         """The fallback was started, and is nowhere: its first write did not come through."""
         under_way = self.outstanding()
-        self._again = under_way is not None and under_way[0] == run_id and not self._actor.children.begins(run_id)
+        self._again = under_way is not None and under_way[0] == run_id and not self._children.begins(run_id)
 
     def ended(self, child: RunState) -> None:
         """The fallback is over: the run ends as it did."""
@@ -135,4 +134,4 @@ class Rescue:
         under_way = self.outstanding()
         self._error, self._again = None, False
         if under_way is not None:
-            self._actor.children.cancel_child(under_way[0], reason)
+            self._children.cancel_child(under_way[0], reason)

@@ -1,7 +1,7 @@
 """Steps that wait for something outside: an event, a form, an approval."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
@@ -10,6 +10,7 @@ from core.errors import Conflict, ErrorClass, Forbidden, Invalid, StepError, Una
 from core.json import JsonValue
 from core.run import EventType
 from core.trace import TraceStatus
+from engine.actor.host import RunHost
 from engine.attempt import Attempt
 from engine.events.wait_index import Wait as EventWait
 from engine.expression.errors import ExpressionError
@@ -20,16 +21,13 @@ from engine.scope import scope_of
 from engine.state import TaskState
 from engine.timers import TaskKey
 
-if TYPE_CHECKING:
-    from engine.actor.actor import RunActor
-
 _log = structlog.get_logger(__name__)
 
 
 class Waits:
     """See the module."""
 
-    def __init__(self, actor: "RunActor") -> None:
+    def __init__(self, actor: RunHost) -> None:
         self._actor = actor
         self._indexed: set[TaskKey] = set()
 

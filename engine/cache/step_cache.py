@@ -214,9 +214,12 @@ class StepCache:
     ) -> Hit | Flight | None:
         """The result of another one here; None when it has none."""
         gate.listen(tell)
+        looked = False
         try:
             while not await gate.wait(_DOUBT_SECONDS):
-                if not gate.flying or not gate.doubt(self._clock.monotonic(), _DOUBT_SECONDS):
+                # The one who leads may wait for a flight that is this one's own, from before a crash.
+                own, looked = not gate.flying and not looked, looked or not gate.flying
+                if not own and not (gate.flying and gate.doubt(self._clock.monotonic(), _DOUBT_SECONDS)):
                     continue
                 # Its run may have ended without a word.
                 mine, stored = await self._store.board(ask, owner, self._clock.now())

@@ -22,6 +22,7 @@ def started(state: RunState, event: RunEvent) -> None:
     task.route = data.get("route", task.route)
     if "children" in data:
         task.children = {}
+        task.given = event.payload if isinstance(event.payload, dict) else None
     due = data.get("due_at")
     task.due_at = None if due is None else datetime.fromisoformat(due)
     if task.children is not None:

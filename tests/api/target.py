@@ -31,6 +31,7 @@ class Target:
 
     Attributes:
         fails: whether the n-th call of `/charge` (from 1) is answered with 503.
+        answers: what paths that nobody else knows answer.
         slow: seconds that each call of `/charge` takes.
         most_at_once: calls of `/charge` that were there together.
     """
@@ -39,6 +40,7 @@ class Target:
     calls: list[Call] = field(default_factory=list)
     closing: threading.Event = field(default_factory=threading.Event)
     fails: Callable[[int], bool] = lambda number: False
+    answers: dict[str, Any] = field(default_factory=dict)
     slow: float = 0.0
     most_at_once: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock)
@@ -100,6 +102,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _json(self, path: str, query: Any, headers: dict[str, str], body: bytes) -> None:
+        if path in self.target.answers:
+            self._answer(200, json.dumps(self.target.answers[path]).encode())
+            return
         value = query.get("value", ["7"])[0]
         self._answer(200, json.dumps({"value": int(value), "path": path}).encode())
 

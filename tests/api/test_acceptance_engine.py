@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.api.conftest import create, execute, finished
+from tests.api.eventually import traces, until
 from tests.api.target import Target, target_server
 from tests.server import RunningServer
 
@@ -26,15 +27,6 @@ def providers() -> Iterator[tuple[Target, Target]]:
         yield first, second
 
 
-def until(what: Callable[[], Any], seconds: float = 10) -> Any:
-    """What is true of it in the end."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it never became so"
-        time.sleep(0.02)
-    return found
-
-
 def bind(api: httpx.Client, node: str, version: str, base: str, with_: dict[str, Any], **more: Any) -> None:
     made = api.post("/nodes", json={"name": node, "version": version, "base": base, "with": with_, **more})
     assert made.status_code == 201, made.text
@@ -45,25 +37,6 @@ def route(api: httpx.Client, node: str, arms: list[dict[str, Any]], **more: Any)
     assert put.status_code == 200, put.text
     found: dict[str, Any] = put.json()
     return found
-
-
-def traces(api: httpx.Client, count: int, seconds: float = 15, **query: Any) -> list[dict[str, Any]]:
-    """All attempts that fit, once there are so many; oldest first."""
-
-    def read() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        cursor = None
-        while True:
-            given = {**query, "limit": 100, **({} if cursor is None else {"cursor": cursor})}
-            page = api.get("/traces", params=given).json()
-            found += page["items"]
-            cursor = page["next_cursor"]
-            if cursor is None:
-                return found
-
-    found = until(lambda: (rows := read()) and len(rows) >= count and rows, seconds)
-    assert len(found) == count
-    return sorted(found, key=lambda one: (one["start"], one["attempt"]))
 
 
 class Payments:

@@ -290,6 +290,7 @@ class TestBodies:
             ("/events", {"name": "a", "dedupe": "k"}, "dedupe_key"),
             ("/triggers/{}/fire", {"inputs": {}}, "input"),
             ("/runs/{}/steps/a/redrive", {"downstrem": False}, "downstream"),
+            ("/triggers", {"workflow": "a", "type": "webhook", "path": "a", "method": "GET"}, "methods"),
             ("/runs/bulk", {"action": "cancel", "filter": {"workflows": "a"}}, "workflow"),
         ],
     )
@@ -304,6 +305,8 @@ class TestBodies:
         """Many clients show nothing else."""
         arms = [{"version": "1.0.0", "weight": 0.5}]
         assert "must sum to 1" in problem(api.put("/nodes/http.request/route", json={"arms": arms}), 422)["detail"]
+        wrong = problem(api.post("/workflows/nobody/execute", json={"context": {"a": [1]}}), 422)
+        assert wrong["detail"] == "$.context.a: must be a text or true or false or a whole number or a number"
         arms[0]["timeout"] = "5"
         detail = problem(api.put("/nodes/http.request/route", json={"arms": arms}), 422)["detail"]
         assert detail.startswith("$.arms[0].timeout: '5' is not a duration")

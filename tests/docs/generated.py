@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from pydantic import BaseModel
@@ -27,6 +28,7 @@ from infra.settings import Settings
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 _PREFIX = "/api/v1"
+_WIDTH = 118
 
 _MODELS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("A workflow", WorkflowSpec),
@@ -143,7 +145,8 @@ def _node(version: NodeVersion) -> str:
         notes.append("error classes: " + _names(str(one) for one in manifest.error_classes))
     if manifest.metrics:
         notes.append("reports " + _names(manifest.metrics))
-    about = f"{manifest.description}\n\n{manifest.name}@{manifest.version}; {'; '.join(notes)}."
+    facts = f"{manifest.name}@{manifest.version}; {'; '.join(notes)}."
+    about = f"{manifest.description}\n\n{fill(facts, _WIDTH, break_long_words=False, break_on_hyphens=False)}"
     return f"## {manifest.name}\n\n{about}\n\n{_table(('parameter', 'type', 'default', 'meaning'), rows)}"
 
 

@@ -2,8 +2,10 @@
 
 import random
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from hypothesis import strategies as st
 
@@ -275,3 +277,216 @@ class Simulation:
             self.doomed = True
             return
         self.ready += moves_after(self.graph, self.state, [step])
+
+
+@dataclass
+class Wild:
+    """Any sequence of events that a run can have, drawn one after the other; no plan behind it.
+
+    It is for what the fold must hold by itself: the counts, and that a replay gives the same.
+    """
+
+    chance: random.Random
+    events: list[RunEvent] = field(default_factory=list)
+    serial: int = 0
+
+    def __post_init__(self) -> None:
+        self.state = fresh(RECORD, ["a", "b", "c", "d"], {"a": "b"})
+        self.emit(EventType.RUN_CREATED, **({"queued": {"reason": "limit"}} if self.chance.random() < 0.2 else {}))
+
+    def run(self, length: int) -> RunState:
+        for _ in range(length):
+            self.chance.choice(self._choices())()
+            self.check()
+        return self.state
+
+    def check(self) -> None:
+        """What holds after every event."""
+        state = self.state
+        tasks = [task for step in state.steps.values() for task in step.tasks.values()]
+        standing = [
+            step for step in state.steps.values() if step.status is StepStatus.WAITING and NO_ITEM not in step.tasks
+        ]
+        asleep = [task for task in tasks if task.status in (StepStatus.WAITING, StepStatus.OUTCOME_UNKNOWN)]
+        assert state.open == sum(not step.status.final for step in state.steps.values())
+        assert state.active == sum(task.status is StepStatus.RUNNING for task in tasks)
+        assert state.asleep == len(asleep) + sum(step.size is None for step in standing)
+        assert set(state.view) == set(state.steps)
+        assert all(state.view[one]["status"] == step.status for one, step in state.steps.items() if step.status.final)
+        if state.status.final:
+            assert (state.open, state.active, state.asleep) == (0, 0, 0)
+            assert state.finished_at is not None
+            assert not any(task.due_at for task in tasks)
+        else:
+            assert state.finished_at is None
+            assert (state.status is RunStatus.PAUSED) == (state.paused and not state.queued)
+
+    def emit(
+        self,
+        kind: EventType,
+        step: str | None = None,
+        item: int = NO_ITEM,
+        attempt: int = 0,
+        payload: object = None,
+        **more: object,
+    ) -> None:
+        seq = len(self.events) + 1
+        step_id = None if step is None else StepId(step)
+        event = RunEvent(RECORD.id, seq, kind, START + timedelta(seconds=seq), step_id, item, attempt, more, payload)
+        self.events.append(event)
+        apply(self.state, event)
+
+    def _choices(self) -> list[Callable[[], None]]:
+        state = self.state
+        if state.status.final:
+            return [self._redrive]
+        found: list[Callable[[], None]] = [self._run_wide, self._run_wide, self._redrive, self._end]
+        for name, step in state.steps.items():
+            if step.status is StepStatus.QUEUED:
+                found += [partial(self._begin, name), partial(self._begin, name), partial(self._skip, name)]
+            elif step.status is StepStatus.WAITING and NO_ITEM not in step.tasks and step.size is None:
+                found.append(partial(self._proceed, name))
+            for item, task in step.tasks.items():
+                if not task.status.final and not step.status.final:
+                    found += [partial(self._task, name, item)] * 3
+        return found
+
+    def _run_wide(self) -> None:
+        state = self.state
+        if state.queued:
+            self.emit(EventType.RUN_ADMITTED)
+        elif state.paused:
+            self.emit(EventType.RUN_RESUMED)
+        else:
+            kind = self.chance.choice(["pause", "breakpoints", "signal", "variable", "patch", "recover", "fallback"])
+            getattr(self, f"_{kind}")()
+
+    def _pause(self) -> None:
+        self.emit(EventType.RUN_PAUSED, command=self._name())
+
+    def _breakpoints(self) -> None:
+        self.emit(EventType.BREAKPOINTS_SET, steps=self.chance.sample(list(self.state.steps), 1))
+
+    def _signal(self) -> None:
+        self.emit(EventType.SIGNAL_RECEIVED, command=self._name(), name="go", payload=self.serial)
+
+    def _variable(self) -> None:
+        self.emit(EventType.VARIABLE_SET, "a", payload=self.serial, name="x", scope="run")
+
+    def _recover(self) -> None:
+        self.emit(EventType.RUN_RECOVERED, recoveries=self.state.recoveries + 1)
+
+    def _fallback(self) -> None:
+        if self.state.failing is None and not self.state.active and self.chance.random() < 0.2:
+            run_id = str(uuid.UUID(int=self._number()))
+            self.emit(EventType.FALLBACK_STARTED, run_id=run_id, workflow="f", version=1, error={"class": "x"})
+
+    def _patch(self) -> None:
+        """Take away a step that has not begun, and add one."""
+        queued = [one for one, step in self.state.steps.items() if step.status is StepStatus.QUEUED]
+        gone = self.chance.choice([*queued, None])
+        steps = [{"id": one} for one in self.state.steps if one != gone] + [{"id": f"n{self._number()}"}]
+        self.emit(EventType.GRAPH_PATCHED, payload={"spec": {"steps": steps}, "pins": {}})
+
+    def _redrive(self) -> None:
+        state = self.state
+        if not state.status.final and state.failing is not None:
+            return
+        steps = self.chance.sample(list(state.steps), self.chance.randint(1, len(state.steps)))
+        if not state.status.final:
+            for name in steps:
+                self._give_up(name)
+        edited = {"n": self.serial} if self.chance.random() < 0.5 else None
+        self.emit(EventType.STEP_REDRIVEN, steps[0], steps=steps, command=self._name(), payload=edited)
+
+    def _give_up(self, name: str) -> None:
+        for item, task in self.state.steps[name].tasks.items():
+            if task.attempt_at is not None:
+                self.emit(EventType.ATTEMPT_CANCELLED, name, item, task.attempts)
+
+    def _end(self) -> None:
+        if self.chance.random() < 0.7:
+            return
+        kind = self.chance.choice([EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELLED])
+        for name in self.state.steps:
+            self._give_up(name)
+        self.emit(kind, error={"class": "x"})
+
+    def _skip(self, name: str) -> None:
+        self.emit(EventType.STEP_SKIPPED, name, reason="drawn")
+
+    def _proceed(self, name: str) -> None:
+        self.emit(EventType.BREAKPOINT_PASSED, name, mode=self.chance.choice(["continue", "step"]), payload={"n": 1})
+
+    def _begin(self, name: str) -> None:
+        kind = self.chance.choice(["start", "start", "gate", "break", "each"])
+        if kind == "break":
+            self.emit(EventType.STEP_WAITING, name, reason="breakpoint")
+        elif kind == "each":
+            self.emit(EventType.FOREACH_EXPANDED, name, size=3)
+            for item in range(3):
+                self._start(name, item)
+        elif kind == "gate":
+            self.emit(EventType.STEP_WAITING, name, reason="concurrency_limit", detail="full")
+        else:
+            self._start(name, NO_ITEM)
+
+    def _start(self, name: str, item: int) -> None:
+        step = self.state.steps[name]
+        task = step.tasks.get(item)
+        number = (task.attempts if task else (step.past or {}).get(item, 0)) + 1
+        due = (START + timedelta(days=1)).isoformat()
+        what: dict[str, object] = self.chance.choice(
+            [{}, {}, {"due_at": due}, {"wait": {"kind": "event", "name": "e"}}, {"children": True}, {"remote": True}]
+        )
+        if "children" in what and self.chance.random() < 0.5:
+            what = {**what, "due_at": due}
+        self.emit(EventType.ATTEMPT_STARTED, name, item, number, effect="pure", **what)
+
+    def _task(self, name: str, item: int) -> None:
+        step = self.state.steps[name]
+        task = step.tasks[item]
+        if task.status is StepStatus.OUTCOME_UNKNOWN:
+            outcome = self.chance.choice(["succeeded", "failed", "retry"])
+            self.emit(EventType.STEP_RESOLVED, name, item, task.attempts, outcome=outcome)
+        elif task.attempt_at is None:
+            self._start(name, item)
+        elif task.children is not None and self.chance.random() < 0.5:
+            self._child(name, item)
+        else:
+            self._attempt(name, item, task.attempts)
+        if step.size is not None and step.finished == step.size and not step.status.final:
+            self.emit(EventType.STEP_COMPLETED, name)
+
+    def _child(self, name: str, item: int) -> None:
+        children = self.state.steps[name].tasks[item].children or {}
+        index = self.chance.randint(0, 2)
+        if index in children and not children[index].status.final:
+            status = self.chance.choice(["completed", "failed", "cancelled"])
+            self.emit(EventType.CHILD_ENDED, name, item, index=index, status=status, cost_usd=1.0)
+        else:
+            self.emit(EventType.CHILD_STARTED, name, item, index=index, run_id=str(uuid.UUID(int=self._number())))
+
+    def _attempt(self, name: str, item: int, number: int) -> None:
+        error = {"class": "network", "message": "drawn"}
+        due = (START + timedelta(days=1)).isoformat()
+        kind = self.chance.choice(["ok", "ok", "fail", "retry", "ask", "note", "plan", "arm"])
+        if kind == "ok":
+            told = {"signal": self.state.signals[0].id} if self.state.signals else {}
+            self.emit(EventType.ATTEMPT_SUCCEEDED, name, item, number, payload=number, trace={"cost_usd": 1.0}, **told)
+        elif kind == "note":
+            more = {"attempt": True, "reason": self.chance.choice(["no_worker", ""])}
+            self.emit(EventType.STEP_WAITING, name, item, number, **more)
+        elif kind == "plan":
+            self.emit(EventType.PLAN_PROPOSED, name, item, number, role="approver", trace={})
+        else:
+            more = {"arm_failed": "1.0.0"} if kind == "arm" else {"lost": True} if kind == "ask" else {}
+            what = {"arm": "retry"}.get(kind, kind)
+            self.emit(EventType.ATTEMPT_FAILED, name, item, number, error=error, next=what, retry_at=due, **more)
+
+    def _number(self) -> int:
+        self.serial += 1
+        return self.serial
+
+    def _name(self) -> str:
+        return f"c{self._number()}"

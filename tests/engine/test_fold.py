@@ -9,7 +9,7 @@ from core.run import NO_ITEM, EventType, RunEvent, RunStatus, StepStatus
 from engine.fold import apply
 from engine.graph import StepLinks
 from engine.state import RunState, fresh
-from tests.engine.simulation import RECORD, START, Script, Simulation, World, worlds
+from tests.engine.simulation import RECORD, START, Script, Simulation, Wild, World, worlds
 
 _SEEDS = st.integers(0, 2**32)
 
@@ -35,6 +35,18 @@ def test_replay_gives_the_same_state_however_often_events_are_delivered(world: W
         apply(stuttering, event)
         apply(stuttering, simulation.events[chance.randrange(index + 1)])
     assert stuttering == live
+
+
+@settings(max_examples=500, deadline=None)
+@given(_SEEDS, st.integers(1, 60))
+def test_counts_hold_and_replay_gives_the_same_whatever_happens_to_a_run(seed: int, length: int):
+    wild = Wild(random.Random(seed))
+    live = wild.run(length)
+    replayed = fresh(RECORD, ["a", "b", "c", "d"], {"a": "b"})
+    for event in wild.events:
+        apply(replayed, event)
+        apply(replayed, event)
+    assert replayed == live
 
 
 @settings(max_examples=300, deadline=None)

@@ -56,7 +56,7 @@ async def test_a_node_s_limit_holds_for_all_workflows_and_elements(database: str
 
 
 async def test_each_value_of_a_key_has_a_limit_of_its_own(database: str, tmp_path: Path) -> None:
-    limit = {"concurrency": 1, "key": "input.who"}
+    limit = {"concurrency": 1, "key": "{{ input.who }}"}
     async with open_room(database, tmp_path, whole=True) as room:
         spec = {"steps": [step("g", "test.gate", limit=limit)]}
         actors = [await room.submit(spec, {"who": who}) for who in "aab"]
@@ -68,12 +68,12 @@ async def test_each_value_of_a_key_has_a_limit_of_its_own(database: str, tmp_pat
         assert waits.state.status is RunStatus.WAITING
         room.log.gate.set()
         await finished(room, actors)
-        bad = await room.run({"steps": [step("g", "test.gate", limit={**limit, "key": "input.nobody"})]})
+        bad = await room.run({"steps": [step("g", "test.gate", limit={**limit, "key": "{{ input.nobody }}"})]})
         assert bad.status is RunStatus.FAILED
 
 
 async def test_a_full_workflow_queues_runs_or_refuses_them(database: str, tmp_path: Path) -> None:
-    queue = {"steps": [step("g", "test.gate")], "policies": {"concurrency": {"max": 1, "key": "input.who"}}}
+    queue = {"steps": [step("g", "test.gate")], "policies": {"concurrency": {"max": 1, "key": "{{ input.who }}"}}}
     async with open_room(database, tmp_path, whole=True) as room:
         actors = [await room.submit(queue, {"who": who}) for who in "aaab"]
         await room.until(lambda: len(room.log.calls) == 2)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from core.command import Cancel
 from core.errors import Conflict
 from core.run import EventType, RunStatus
 from tests.chaos.hanging_server import HangingServer
@@ -55,7 +56,7 @@ async def test_cancel_acts_within_a_second(room: Room, hanging: str, kind: str) 
     events = await room.ended(actor.state.record.id)
     assert ends(events) == begun(events)
     with pytest.raises(Conflict):
-        await actor.cancel("again")
+        await actor.ask(Cancel(id=room.clock.new_id(), reason="again"))
 
 
 @pytest.mark.parametrize("kind", ["swallows", "sleeps", "spins", "hangs"])
