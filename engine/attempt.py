@@ -175,7 +175,8 @@ class Attempts:
         base = attempt.serving.base
         while base.binding is not None:
             base = base.binding.base
-        return replace(attempt, serving=replace(attempt.serving, base=base), plan=base.describe(task.given))
+        serving = attempt.serving._replace(base=base)
+        return attempt._replace(serving=serving, plan=base.describe(task.given))
 
     def stillborn(self, step: CompiledStep, step_id: str, item: int, number: int) -> Attempt:
         """An attempt that fails before its node is called, because an expression does."""

@@ -20,6 +20,11 @@ def execute(
     fields: Annotated[list[str] | None, typer.Option("--input-field", help="name=value; may be repeated.")] = None,
     context: Annotated[list[str] | None, typer.Option("--context", help="name=value; may be repeated.")] = None,
     unit_key: Annotated[str, typer.Option(help="What sticky decisions are made for.")] = "",
+    session: Annotated[str, typer.Option(help="Whose variables of the scope `session` the run sees.")] = "",
+    priority: Annotated[int | None, typer.Option(min=0, max=9, help="Instead of the workflow's; 9 is first.")] = None,
+    breakpoint_: Annotated[
+        list[str] | None, typer.Option("--breakpoint", help="A step to stop before; may be repeated.")
+    ] = None,
     wait: Annotated[float | None, typer.Option(min=0, help="Seconds to wait; default: until the end.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key never starts a second run.")] = None,
 ) -> None:
@@ -29,8 +34,8 @@ def execute(
     workflow is wrong, 3 when the server cannot be reached, 4 when the run goes on after --wait.
     """
     body: dict[str, Any] = {"input": _input(value, fields or []), "context": read_texts(context or [], "--context")}
-    if unit_key:
-        body["unit_key"] = unit_key
+    more = {"unit_key": unit_key, "session": session, "priority": priority, "breakpoints": breakpoint_}
+    body |= {name: one for name, one in more.items() if one not in ("", None)}
     name = _store(call, Path(workflow)) if is_file(workflow) else workflow
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
     run = call.server.call("POST", f"/api/v1/workflows/{quote(name, safe='')}/execute", body=body, headers=headers)

@@ -109,8 +109,8 @@ class Trial:
     async def _kill_database(self) -> None:
         for _ in range(self.plan.database_kills):
             await asyncio.sleep(self.chance.uniform(1.0, 3.0))
-            while not self.server.end_postgres(signal.SIGKILL):
-                await asyncio.sleep(0.05)
+            await self.server.ready()  # a server whose database dies while it starts gives up
+            self.server.end_postgres(signal.SIGKILL)
             self.say("the database's main process is killed")
 
     async def _await_ends(self, client: Client) -> None:

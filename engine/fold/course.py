@@ -135,8 +135,9 @@ def _end(state: RunState, event: RunEvent, status: RunStatus) -> None:
     resumed(state, event)
     state.queued, state.queued_for = False, None
     state.signals.clear()
-    for step in state.steps.values():
+    for step_id, step in state.steps.items():
         if not step.status.final:
+            state.view[step_id] = {"output": None, "error": None, "status": StepStatus.CANCELLED.value}
             for task in step.tasks.values():
                 if not task.status.final:
                     task.status, task.due_at, task.attempt_at = StepStatus.CANCELLED, None, None

@@ -114,7 +114,7 @@ def _reset(state: RunState, step_id: str) -> None:
     old = state.steps[step_id]
     for task in old.tasks.values():
         wake(state, task)
-    if old.waiting is not None and old.status is StepStatus.WAITING and NO_ITEM not in old.tasks:
+    if old.waiting is not None and old.status is StepStatus.WAITING:
         state.asleep -= 1  # it stood at a breakpoint
     past = dict(old.past or {})
     past.update((item, task.attempts) for item, task in old.tasks.items())

@@ -33,10 +33,13 @@ _AGAIN_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds. `tick`: between looks whether tasks were withdrawn; `grace`: for attempts in flight at the end."""
+    """Seconds. `tick`: between looks whether tasks were withdrawn; `grace`: for attempts in flight at the end.
 
-    lease: float = 15.0
-    renew: float = 5.0
+    With the sweep and the next worker's start, a step goes on within 15 s after its worker's death.
+    """
+
+    lease: float = 10.0
+    renew: float = 3.0
     tick: float = 1.0
     grace: float = 3.0
 

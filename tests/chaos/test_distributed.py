@@ -258,7 +258,8 @@ async def test_waits_stops_and_messages(
         assert cluster.noted().count(f"{run_id}:s") == 2
     connection = await asyncpg.connect(database)
     try:
-        await until(lambda: connection.fetchval("SELECT count(*) = 0 FROM tasks"), 5)
+        # What was withdrawn is cleared with its run, after a minute; all else has been forgotten.
+        await until(lambda: connection.fetchval("SELECT count(*) = 0 FROM tasks WHERE status <> 'cancelled'"), 5)
     finally:
         await connection.close()
 
@@ -307,7 +308,7 @@ async def messages(cluster: Cluster, client: Client, redis: RedisServer, databas
     """Messages are lost, doubled, and about nothing."""
     busy = [await execute(client, "echo", {"n": n, "seconds": 2}) for n in range(8)]
     await until(lambda: running(client, "test", 8))
-    queued = [await execute(client, "echo", {"n": n, "seconds": 0.2}) for n in range(12)]
+    queued = [await execute(client, "echo", {"n": n, "seconds": 0.2}) for n in range(16)]
     await until(lambda: waiting_messages(redis))
     redis.kill()
     redis.start()
@@ -324,11 +325,11 @@ async def messages(cluster: Cluster, client: Client, redis: RedisServer, databas
         await publisher.aclose()
         await connection.close()
     noted = cluster.noted()
-    assert [noted.count(f"{run_id}:s") for run_id in (*busy, *queued)] == [1] * 20
+    assert [noted.count(f"{run_id}:s") for run_id in (*busy, *queued)] == [1] * 24
 
 
 def waiting_messages(redis: RedisServer) -> bool:
-    return int(redis.command("LLEN", "reflux.test")[1:].strip()) >= 5
+    return int(redis.command("LLEN", "reflux.test")[1:].strip()) > 0
 
 
 # --- under load ------------------------------------------------------------------------------------------------------
@@ -356,8 +357,8 @@ async def test_everything_is_killed_under_load(base: Path, redis: RedisServer, c
                         redis.kill()
                         await asyncio.to_thread(redis.start)
                     else:
-                        while not server.end_postgres(signal.SIGQUIT):
-                            await asyncio.sleep(0.05)
+                        await server.ready()
+                        server.end_postgres(signal.SIGQUIT)
 
             plan = Plan(runs=40, steps=10, kills=3, seed=3, pause=(1.0, 3.0), database_kills=1)
             result = await Trial(server, called, plan, outage).run()

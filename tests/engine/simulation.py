@@ -304,13 +304,11 @@ class Wild:
         """What holds after every event."""
         state = self.state
         tasks = [task for step in state.steps.values() for task in step.tasks.values()]
-        standing = [
-            step for step in state.steps.values() if step.status is StepStatus.WAITING and NO_ITEM not in step.tasks
-        ]
+        standing = [step for step in state.steps.values() if step.waiting is not None]
         asleep = [task for task in tasks if task.status in (StepStatus.WAITING, StepStatus.OUTCOME_UNKNOWN)]
         assert state.open == sum(not step.status.final for step in state.steps.values())
         assert state.active == sum(task.status is StepStatus.RUNNING for task in tasks)
-        assert state.asleep == len(asleep) + sum(step.size is None for step in standing)
+        assert state.asleep == len(asleep) + len(standing)
         assert set(state.view) == set(state.steps)
         assert all(state.view[one]["status"] == step.status for one, step in state.steps.items() if step.status.final)
         if state.status.final:
@@ -328,8 +326,10 @@ class Wild:
         item: int = NO_ITEM,
         attempt: int = 0,
         payload: object = None,
+        told: dict[str, object] | None = None,
         **more: object,
     ) -> None:
+        more.update(told or {})
         seq = len(self.events) + 1
         step_id = None if step is None else StepId(step)
         event = RunEvent(RECORD.id, seq, kind, START + timedelta(seconds=seq), step_id, item, attempt, more, payload)
@@ -344,8 +344,9 @@ class Wild:
         for name, step in state.steps.items():
             if step.status is StepStatus.QUEUED:
                 found += [partial(self._begin, name), partial(self._begin, name), partial(self._skip, name)]
-            elif step.status is StepStatus.WAITING and NO_ITEM not in step.tasks and step.size is None:
+            elif step.waiting is not None:
                 found.append(partial(self._proceed, name))
+                continue
             for item, task in step.tasks.items():
                 if not task.status.final and not step.status.final:
                     found += [partial(self._task, name, item)] * 3
@@ -476,7 +477,7 @@ class Wild:
             self.emit(EventType.ATTEMPT_SUCCEEDED, name, item, number, payload=number, trace={"cost_usd": 1.0}, **told)
         elif kind == "note":
             more = {"attempt": True, "reason": self.chance.choice(["no_worker", ""])}
-            self.emit(EventType.STEP_WAITING, name, item, number, **more)
+            self.emit(EventType.STEP_WAITING, name, item, number, None, more)
         elif kind == "plan":
             self.emit(EventType.PLAN_PROPOSED, name, item, number, role="approver", trace={})
         else:
