@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,11 @@ from rich.table import Table
 
 from bench import raw
 from bench.client import Load, load, post
-from bench.server import Service, free_port
+from bench.control import control_rates
+from bench.row import Row
+from bench.server import Service, free_port, slow_server
 from bench.trace_rates import trace_rates
 from infra.postgres.embedded import EmbeddedPostgres
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table. `limit` is the raw figure that `value` is compared with."""
-
-    what: str
-    value: float
-    unit: str
-    target: str
-    limit: float | None = None
-    limit_name: str = ""
 
 
 def _step(step_id: str, value: str) -> dict[str, Any]:
@@ -169,10 +158,7 @@ def _many_active(service: Service) -> list[Row]:
     """As many runs as wait on a server that does not answer."""
     callers, each = 20, 500
     port = free_port()
-    silent = subprocess.Popen(
-        [sys.executable, "-m", "bench.slow_server", str(port), "120000"], stdout=subprocess.DEVNULL
-    )
-    try:
+    with slow_server(port, 120_000):
         step = {"id": "wait", "node": "http.request", "with": {"url": f"http://127.0.0.1:{port}/"}}
         service.workflow({"name": "silent", "steps": [step]})
         before = service.memory_mb()
@@ -184,9 +170,6 @@ def _many_active(service: Service) -> list[Row]:
             Row("active runs waiting on HTTP", active, "runs", ">= 10,000", callers * each, "submitted"),
             Row("memory of each of them", (service.memory_mb() - before) * 1024 / active, "kB", ""),
         ]
-    finally:
-        silent.terminate()
-        silent.wait()
 
 
 def _start_and_memory(home: Path) -> tuple[Service, list[Row]]:
@@ -213,19 +196,15 @@ def main() -> None:
         limits["fdatasyncs"] = raw.fdatasyncs(home)
         limits["bare ASGI"] = _bare_asgi()
         slow_port = free_port()
-        slow = subprocess.Popen(
-            [sys.executable, "-m", "bench.slow_server", str(slow_port), "50"], stdout=subprocess.DEVNULL
-        )
-        try:
+        with slow_server(slow_port, 50):
             service, rows = _start_and_memory(home / "h")
             try:
-                rows = [*_measure(service, slow_port, seconds, limits), *rows, *_many_active(service)]
+                rows = [*_measure(service, slow_port, seconds, limits), *rows]
+                rows += control_rates(service, limits)
+                rows += _many_active(service)
             finally:
                 stop = service.stop()
             rows.append(Row("stop on SIGTERM", stop, "s", "<= 5"))
-        finally:
-            slow.terminate()
-            slow.wait()
         rows += _traces(home)
     _print(rows, limits)
 

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,19 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+@contextmanager
+def slow_server(port: int, milliseconds: int) -> Iterator[None]:
+    """A server that answers after so long."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.slow_server", str(port), str(milliseconds)], stdout=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 class Service:

@@ -190,6 +190,7 @@ class RunRecord:
         pins: the exact node version that each step uses, by step id.
         context: what the caller says about the situation; goes into traces.
         unit_key: what sticky decisions are made for (default: the run's id).
+        parent_id: the run that has started this one.
     """
 
     id: RunId
@@ -203,3 +204,4 @@ class RunRecord:
     pins: dict[str, str]
     unit_key: str = ""
     created_by: str = ""
+    parent_id: RunId | None = None

@@ -245,6 +245,14 @@ class Attempts:
         assert attempt.gate is not None
         return await self._gates.let_through(attempt.gate, on_wait)
 
+    def begun_now(self, attempt: Attempt) -> Attempt:
+        """The attempt as one that begins only now, after it has waited at its gate."""
+        facts, now = attempt.facts, self._clock.now()
+        waited = now - facts.started_at
+        queued = facts.queue_ms + max(0.0, waited.total_seconds() * 1000)
+        due_at = None if attempt.due_at is None else attempt.due_at + waited
+        return attempt._replace(facts=facts._replace(started_at=now, queue_ms=queued), due_at=due_at)
+
     def never_ran(self, error: StepError) -> Outcome:
         """The outcome of a stillborn attempt."""
         return Outcome(TraceStatus.ERROR, 0.0, error=error)

@@ -138,20 +138,14 @@ class Servings:
     async def _given(
         self, step: CompiledStep, state: RunState, step_id: str, scope: dict[str, JsonValue]
     ) -> tuple[dict[str, Any], set[str]]:
+        if step_id in state.overrides:
+            step = _edited(step, state.overrides[step_id])
         given: dict[str, Any] = await self._evaluator.resolve(step.params, scope)
-        names = set(step.params.secret_names)
         if step.raw:
             given = {**given, **step.raw}
         if step.literal:
             given = join_literal(given, step.literal)
-        if step_id in state.overrides:
-            try:
-                edited = compile_template(state.overrides[step_id])
-            except ExpressionError as error:
-                raise StepError(ErrorClass.EXPRESSION, f"the edited parameters: {error}") from None
-            given = {**given, **await self._evaluator.resolve(edited, scope)}
-            names |= edited.secret_names
-        return given, names
+        return given, set(step.params.secret_names)
 
     async def _bound(self, serving: Serving, scope: dict[str, JsonValue]) -> Serving:
         """Walk down the bindings to the node that is executed."""
@@ -205,6 +199,15 @@ def _wanted(
 
 def _raw_of(node: NodeVersion) -> tuple[str, ...]:
     return (*node.manifest.expression_fields, *node.manifest.literal_fields)
+
+
+def _edited(step: CompiledStep, edits: dict[str, Any]) -> CompiledStep:
+    """The step with edited parameters in the place of its own, which may be what is wrong with it."""
+    changed = step.step.model_copy(update={"with_": {**step.step.with_, **edits}})
+    try:
+        return _for(replace(step, step=changed), step.node)
+    except ExpressionError as error:
+        raise StepError(ErrorClass.EXPRESSION, f"the edited parameters: {error}") from None
 
 
 def _for(step: CompiledStep, node: NodeVersion) -> CompiledStep:

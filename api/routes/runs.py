@@ -51,11 +51,21 @@ async def list_runs(
     since: Annotated[Instant | None, Query(alias="from", description="Created at or after.")] = None,
     until: Annotated[Instant | None, Query(alias="to", description="Created before.")] = None,
     search: Annotated[str | None, Query(max_length=200, description="Part of the workflow's name, or an id.")] = None,
+    parent: Annotated[uuid.UUID | None, Query(description="Only the runs that this one has started.")] = None,
+    nested: Annotated[bool, Query(description="Also runs that other runs have started.")] = False,
 ) -> Response:
     workflow_id = None
     if workflow is not None:
         workflow_id = (await find_workflow(services.workflows, principal.workspace, workflow)).id
-    wanted = RunFilter(workflow_id, tuple(status or ()), since, until, search)
+    wanted = RunFilter(
+        workflow_id=workflow_id,
+        statuses=tuple(status or ()),
+        since=since,
+        until=until,
+        search=search,
+        parent=None if parent is None else RunId(parent),
+        nested=nested or search is not None,
+    )
     found = await services.runs.list(principal.workspace, wanted, limit=limit, cursor=cursor)
     return page([summary_json(one) for one in found.items], found.next_cursor)
 

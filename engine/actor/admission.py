@@ -221,8 +221,9 @@ class Admission:
             self._note_arm(attempt, None)
             actor.again.append(key)
             return
-        self._passes[key] = (attempt, got)
-        actor.passed(attempt, got)
+        begun = actor.env.attempts.begun_now(attempt)
+        self._passes[key] = (begun, got)
+        actor.passed(begun, got)
 
     def end(self, attempt: Attempt, outcome: Outcome | None) -> None:
         """An attempt is over (None: with its worker): others get its room and, if there is one, its result."""

@@ -360,6 +360,7 @@ def child_of(
         pins=program.pins,
         unit_key=above.unit_key or str(above.id),
         created_by=above.created_by,
+        parent_id=above.id,
     )
     options = RunOptions(
         parent=parent,

@@ -107,11 +107,6 @@ def failed(state: RunState, event: RunEvent) -> None:
 
 def cancelled(state: RunState, event: RunEvent) -> None:
     step, task = _end(state, event)
-    if event.data.get("next") == "again":  # it is to be repeated at once, by the next owner or after a pause
-        task.status = StepStatus.QUEUED
-        task.spent += 1
-        follow_task(step, task)
-        return
     task.status = StepStatus.CANCELLED
     step.finished += 1
     if step.size is None:

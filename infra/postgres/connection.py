@@ -19,6 +19,7 @@ _AWAY = (
     PoolTimeout,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the next use of a connection that the server has ended while nobody used it
     asyncpg.exceptions.OperatorInterventionError,
     asyncpg.exceptions.InsufficientResourcesError,
 )

@@ -29,14 +29,14 @@ WITH alive AS MATERIALIZED (
     SELECT id FROM owners WHERE id = $1 AND NOT fenced FOR SHARE
 ), new_runs AS (
     INSERT INTO runs (id, workspace, workflow_id, workflow, workflow_version, status, owner_id, input, input_ref,
-                      context, pins, unit_key, created_by, created_at, finished_at, error)
+                      context, pins, unit_key, created_by, created_at, finished_at, error, parent_id)
     SELECT r.id, r.workspace, r.workflow_id, r.workflow, r.workflow_version, r.status, alive.id, r.input, r.input_ref,
-           r.context, r.pins, r.unit_key, r.created_by, r.created_at, r.finished_at, r.error
+           r.context, r.pins, r.unit_key, r.created_by, r.created_at, r.finished_at, r.error, r.parent_id
     FROM alive, unnest($2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::int[], $7::text[], $8::json[], $9::text[],
                        $10::json[], $11::json[], $12::text[], $13::text[], $14::timestamptz[], $15::timestamptz[],
-                       $16::json[])
+                       $16::json[], $31::uuid[])
          AS r(id, workspace, workflow_id, workflow, workflow_version, status, input, input_ref,
-              context, pins, unit_key, created_by, created_at, finished_at, error)
+              context, pins, unit_key, created_by, created_at, finished_at, error, parent_id)
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 ), moved_runs AS (
@@ -191,6 +191,7 @@ class PostgresJournal:
             pins=orjson.loads(row["pins"]),
             unit_key=row["unit_key"],
             created_by=row["created_by"],
+            parent_id=row["parent_id"],
         )
         spec = orjson.loads(row["spec"]) if row["spec"] is not None else None
         return StoredRun(record, spec, [await self._event(event) for event in events], row["recoveries"])
@@ -260,12 +261,14 @@ class PostgresJournal:
                     record.created_at,
                     now.finished_at,
                     _json(now.error),
+                    record.parent_id,
                 )
             )
         # Sorted, so that two appends never wait for each other's row locks in a circle.
         moved = sorted((run_id, write) for run_id, write in last.items() if run_id not in created)
         move_rows = [(run_id, w.status, w.finished_at, _json(w.error)) for run_id, w in moved]
-        return [*_columns(run_rows, 15), *_columns(move_rows, 4), *_columns(event_rows, 10)]
+        *run_columns, parents = _columns(run_rows, 16)
+        return [*run_columns, *_columns(move_rows, 4), *_columns(event_rows, 10), parents]
 
     async def _payload(self, value: Any, encoded: bytes | None) -> tuple[str | None, str | None]:
         if value is None:
@@ -304,11 +307,13 @@ class PostgresJournal:
                     )
             async with self._pool.acquire(timeout=10) as connection:
                 yield connection
-        except (OSError, TimeoutError, asyncpg.InterfaceError, *_AWAY) as error:
+        except (OSError, TimeoutError, *_AWAY) as error:
             raise Unavailable(f"PostgreSQL does not answer ({type(error).__name__})") from error
 
 
 _AWAY = (
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the next use of a connection that the server has ended while nobody used it
     asyncpg.PostgresConnectionError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InsufficientResourcesError,

@@ -45,6 +45,8 @@ class RunFilter:
 
     Attributes:
         since, until: bounds of the time of creation; `until` is exclusive.
+        parent: only the children of this run; without it, those that no run has started.
+        nested: with children, whoever has started them.
         search: part of the workflow's name in any case, or the beginning of a run's id.
     """
 
@@ -53,6 +55,8 @@ class RunFilter:
     since: datetime | None = None
     until: datetime | None = None
     search: str | None = None
+    parent: RunId | None = None
+    nested: bool = False
 
 
 _SUMMARY = (
@@ -109,6 +113,10 @@ class Runs:
 
 def _conditions(workspace: Workspace, wanted: RunFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [runs.c.workspace == workspace]
+    if wanted.parent is not None:
+        conditions.append(runs.c.parent_id == wanted.parent)
+    elif not wanted.nested:
+        conditions.append(runs.c.parent_id.is_(None))
     if wanted.workflow_id is not None:
         conditions.append(runs.c.workflow_id == wanted.workflow_id)
     if wanted.statuses:

@@ -54,7 +54,7 @@ class Target:
             fails = self.fails(self._charges)
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
-        time.sleep(self.slow)
+        self.closing.wait(self.slow)
         with self._counting:
             self._at_once -= 1
         return not fails

@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.conftest import create, execute, finished
+from tests.api.conftest import API, create, execute, finished, one_step
 from tests.api.eventually import traces, until
 from tests.api.target import Target, target_server
-from tests.server import RunningServer
+from tests.server import RunningServer, running_server
 
 BREAKER = {"min_calls": 10, "failure_rate": 0.3, "window": "30s", "cooldown": "1s"}
 
@@ -210,6 +210,38 @@ class TestShares:
         assert len(set().union(*by_run.values())) == 2
         units = {execute(api, name, unit_key="customer-7")["steps"][0]["arm"] for _ in range(5)}
         assert len(units) == 1
+
+
+def test_a_run_that_is_taken_up_again_keeps_its_arm(name: str) -> None:
+    """The server is killed while calls are under way, and started again."""
+    with target_server() as target, running_server() as server:
+        with server.client() as api:
+            api.base_url = httpx.URL(server.url + API)
+            node = f"{name}.call"
+            for version in ("1.0.0", "2.0.0"):
+                call = {"url": f"{target.url}/charge?by={version}", "method": "PUT", "json": 1}
+                bind(api, node, version, "http.request", call)
+            route(api, node, [{"version": "1.0.0"}, {"version": "2.0.0"}])
+            create(api, one_step(name, node, {"x": 1}))
+            target.slow = 30
+            runs = [execute(api, name, wait=0)["id"] for _ in range(12)]
+            target.wait_for("/charge", 12)
+        server.kill()
+        target.slow = 0
+        server.start()
+        with server.client() as api:
+            api.base_url = httpx.URL(server.url + API)
+            for run_id in runs:
+                run = finished(api, run_id)
+                assert (run["status"], run["recoveries"]) == ("completed", 1)
+            rows = traces(api, 24, workflow=name)
+    arms: dict[str, list[str]] = {}
+    for row in rows:
+        arms.setdefault(row["run_id"], []).append(row["arm"])
+        assert (row["arm_probability"], row["served_by"]) == (0.5, "drawn")
+    assert {len(one) for one in arms.values()} == {2}
+    assert all(len(set(one)) == 1 for one in arms.values())
+    assert len({one[0] for one in arms.values()}) == 2
 
 
 def test_a_large_foreach_with_failing_items_completes(api: httpx.Client, name: str, server: RunningServer) -> None:

@@ -243,3 +243,50 @@ class TestOutcomeUnknown:
 def _all_events(api: httpx.Client, run_id: str) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = api.get(f"/runs/{run_id}/events", params={"limit": 100}).json()["items"]
     return events
+
+
+def test_children_are_listed_with_their_parent_alone(api: httpx.Client, name: str) -> None:
+    child = {"name": f"{name}_child", "steps": [{"id": "a", "node": "transform.map", "with": {"value": 1}}]}
+    assert api.post("/workflows", json=child).status_code == 201
+    body = {"items": [1, 2, 3], "workflow": child["name"]}
+    parent = {"name": name, "steps": [{"id": "each", "node": "flow.foreach", "with": body}]}
+    assert api.post("/workflows", json=parent).status_code == 201
+    run = api.post(f"/workflows/{name}/execute?wait=10").json()
+    assert run["status"] == "completed"
+
+    def listed(**query: Any) -> set[str]:
+        return {one["workflow"] for one in api.get("/runs", params={"limit": 100, **query}).json()["items"]}
+
+    assert name in listed()
+    assert child["name"] not in listed()
+    assert {name, child["name"]} <= listed(nested=True)
+    assert listed(parent=run["id"]) == {child["name"]}
+    assert len(api.get("/runs", params={"parent": run["id"]}).json()["items"]) == 3
+
+
+def test_an_edit_mends_an_expression_that_fails(api: httpx.Client, name: str) -> None:
+    broken = {"id": "b", "node": "transform.map", "with": {"value": "{{ 10 / input.x }}"}}
+    assert api.post("/workflows", json={"name": name, "steps": [broken]}).status_code == 201
+    run = api.post(f"/workflows/{name}/execute?wait=10", json={"input": {"x": 0}}).json()
+    assert run["error"]["class"] == "expression"
+    assert api.post(f"/runs/{run['id']}/steps/b/redrive", json={"with": {"value": 7}}).status_code in (200, 202)
+    until = time.monotonic() + 5
+    while (now := api.get(f"/runs/{run['id']}").json())["status"] != "completed" and time.monotonic() < until:
+        time.sleep(0.02)
+    assert now["steps"][0]["output"] == 7
+
+
+def test_the_wait_at_a_limit_is_time_in_the_queue(api: httpx.Client, name: str) -> None:
+    step = {"id": "m", "node": "transform.map", "foreach": [1, 2, 3], "with": {"value": "{{ item }}"}}
+    step |= {"limit": {"rate": {"calls": 5, "per": "1s"}}}
+    assert api.post("/workflows", json={"name": name, "steps": [step]}).status_code == 201
+    run = api.post(f"/workflows/{name}/execute?wait=10").json()
+    assert run["status"] == "completed"
+    until = time.monotonic() + 10
+    rows: list[dict[str, Any]] = []
+    while len(rows) < 3 and time.monotonic() < until:
+        rows = api.get("/traces", params={"run_id": run["id"]}).json()["items"]
+        time.sleep(0.05)
+    waited = sorted(row["queue_ms"] for row in rows)
+    assert waited[2] > 250
+    assert max(row["latency_ms"] for row in rows) < 150

@@ -71,13 +71,15 @@ runs = Table(
     time_column("created_at"),
     time_column("finished_at", nullable=True),
     json_column("error", nullable=True),
+    Column("parent_id", Uuid, nullable=True),
     PrimaryKeyConstraint("id"),
     postgresql_with={"fillfactor": 80, "autovacuum_vacuum_scale_factor": "0.02"},
 )
 """One row for each run. No foreign keys: every insert would lock the workflow's row."""
 
 Index("runs_active_owner_idx", runs.c.owner_id, postgresql_where=runs.c.finished_at.is_(None))
-Index("runs_recent_idx", runs.c.workspace, runs.c.id.desc())
+Index("runs_recent_idx", runs.c.workspace, runs.c.id.desc(), postgresql_where=runs.c.parent_id.is_(None))
+Index("runs_parent_idx", runs.c.parent_id, runs.c.id.desc(), postgresql_where=runs.c.parent_id.is_not(None))
 Index("runs_status_idx", runs.c.workspace, runs.c.status, runs.c.id.desc())
 Index("runs_workflow_idx", runs.c.workspace, runs.c.workflow_id, runs.c.id.desc())
 

@@ -1,4 +1,4 @@
-"""Commands between engines, variables, and how far each topic has changed.
+"""Commands between engines, variables, how far each topic has changed, and the parents of runs.
 
 Revision: 0002.
 """
@@ -39,7 +39,12 @@ CREATE TABLE variables (
     updated_by TEXT NOT NULL,
     CONSTRAINT variables_pkey PRIMARY KEY (workspace, scope, owner, name)
 );
-CREATE INDEX variables_expiry_idx ON variables (expires_at)
+CREATE INDEX variables_expiry_idx ON variables (expires_at);
+
+ALTER TABLE runs ADD COLUMN parent_id UUID;
+DROP INDEX runs_recent_idx;
+CREATE INDEX runs_recent_idx ON runs (workspace, id DESC) WHERE parent_id IS NULL;
+CREATE INDEX runs_parent_idx ON runs (parent_id, id DESC) WHERE parent_id IS NOT NULL
 """
 
 
@@ -50,5 +55,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("DROP INDEX runs_parent_idx")
+    op.execute("DROP INDEX runs_recent_idx")
+    op.execute("CREATE INDEX runs_recent_idx ON runs (workspace, id DESC)")
+    op.execute("ALTER TABLE runs DROP COLUMN parent_id")
     for table in ("variables", "run_commands", "generations"):
         op.execute(f"DROP TABLE {table}")

@@ -232,7 +232,8 @@ BEGIN
             WHERE scope = v_scope;
         END IF;
 
-        SELECT coalesce(jsonb_agg(jsonb_build_array(s.holder, extract(epoch FROM s.granted_at - v_now))), '[]')
+        SELECT coalesce(
+            jsonb_agg(jsonb_build_array(s.holder, extract(epoch FROM s.granted_at - clock_timestamp()))), '[]')
         INTO v_told FROM slots s
         WHERE s.scope = v_scope AND s.granted_at IS NOT NULL AND s.owner_id = ANY (v_owners)
           AND (s.grant_no > (v_one->>'seen')::bigint OR s.holder = ANY (v_asked));
