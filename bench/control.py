@@ -120,9 +120,7 @@ def _foreach(service: Service, limits: dict[str, float]) -> list[Row]:
     took = []
     for _ in range(3):
         started = time.perf_counter()
-        run = service.http.post(
-            "/workflows/each/execute?wait=60", json={"input": {"items": list(range(_ITEMS))}}
-        ).json()
+        run = service.http.post("/workflows/each/execute?wait=60", json=body).json()
         took.append(time.perf_counter() - started)
         if run["status"] != "completed" or run["outputs"] != {"n": _ITEMS}:
             raise RuntimeError(f"the foreach is {run['status']}")

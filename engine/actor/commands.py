@@ -148,6 +148,8 @@ def _proceed(actor: Conduct, command: Proceed) -> None:
         standing = [command.step_id]
     if not standing:
         raise Conflict("no step of this run stands at a breakpoint")
+    if command.with_ and len(standing) > 1:
+        raise Conflict(f"{len(standing)} steps stand at breakpoints; say which one gets the edited parameters")
     edited = _edited(actor, standing[0], command.with_)
     for step_id in standing:
         data = _told(command, mode=command.mode)

@@ -139,9 +139,11 @@ class Conduct(RunDesk):
         self.task_settled(step_id, item)
         self._check_budget()
 
-    def give_up(self, attempt: Attempt, trace: dict[str, Any], error: StepError) -> None:
-        """Record a failure after which nothing is tried again."""
-        self.failed(attempt, trace, error, "fail", 0.0)
+    def give_up(
+        self, attempt: Attempt, trace: dict[str, Any], error: StepError, told: dict[str, Any] | None = None
+    ) -> None:
+        """Record a failure after which nothing is tried again. `told`: the command that wants it."""
+        self.failed(attempt, trace, error, "fail", 0.0, told=told)
         self.task_settled(attempt.step_id, attempt.item)
 
     def add_route(self, data: dict[str, Any], attempt: Attempt) -> None:

@@ -46,6 +46,8 @@ class Expansion:
         key = (attempt.step_id, attempt.item)
         self._proposed[key] = (attempt, task.wait["plan"], task.wait["trace"])
         self._actor.running[key] = (attempt, None)
+        if task.wait.get("approved"):
+            self._apply(key)
 
     def decide(self, command: Decide) -> bool:
         """Answer a plan. False when the step has none. Raises Forbidden."""
@@ -53,11 +55,16 @@ class Expansion:
         if key not in self._proposed:
             return False
         check_role(command, "approver")
+        told = {"command": str(command.id), "by": command.by}
         if command.approved:
+            attempt = self._proposed[key][0]
+            data = {"attempt": True, "approved": True, "reason": "", **told}
+            self._actor.log.emit(EventType.STEP_WAITING, key[0], key[1], attempt.number, data)
             self._apply(key)
         else:
             said = f": {command.comment}" if command.comment else ""
-            self._refuse(key, StepError(ErrorClass.POLICY, f"{command.by or 'somebody'} rejected the plan{said}"))
+            error = StepError(ErrorClass.POLICY, f"{command.by or 'somebody'} rejected the plan{said}")
+            self._refuse(key, error, told)
         return True
 
     def forget(self, attempt: Attempt) -> None:
@@ -102,10 +109,10 @@ class Expansion:
         actor.running.pop(key, None)
         actor.succeed(attempt, {"trace": trace}, output)
 
-    def _refuse(self, key: TaskKey, error: StepError) -> None:
+    def _refuse(self, key: TaskKey, error: StepError, told: dict[str, Any] | None = None) -> None:
         proposed = self._proposed.pop(key, None)
         if proposed is None or self._actor.state.status.final:
             return
         attempt, _, trace = proposed
         self._actor.running.pop(key, None)
-        self._actor.give_up(attempt, {**trace, "status": TraceStatus.ERROR.value}, error)
+        self._actor.give_up(attempt, {**trace, "status": TraceStatus.ERROR.value}, error, told)

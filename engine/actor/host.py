@@ -54,8 +54,10 @@ class RunHost(Protocol):
         """Record a success."""
         ...
 
-    def give_up(self, attempt: Attempt, trace: dict[str, Any], error: StepError) -> None:
-        """Record a failure after which nothing is tried again."""
+    def give_up(
+        self, attempt: Attempt, trace: dict[str, Any], error: StepError, told: dict[str, Any] | None = None
+    ) -> None:
+        """Record a failure after which nothing is tried again. `told`: the command that wants it."""
         ...
 
     def passed(self, attempt: Attempt, got: Pass) -> None:

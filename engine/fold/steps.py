@@ -15,13 +15,15 @@ def waiting(state: RunState, event: RunEvent) -> None:
     step = step_of(state, event)
     why: dict[str, Any] = {key: one for key, one in event.data.items() if key in _WHY}
     if event.data.get("attempt"):  # the attempt in flight waits for something, and stays in flight
-        task_of(step, event.item).waiting = why if why["reason"] else None
+        task = task_of(step, event.item)
+        task.waiting = why if why["reason"] else None
+        if event.data.get("approved") and task.wait is not None:
+            task.wait = {**task.wait, "approved": True}
         return
     if event.item == NO_ITEM and event.data["reason"] == "breakpoint":
         step.status, step.waiting = StepStatus.WAITING, why
         if event.payload is not None:
             step.waiting = {**why, "input": event.payload}
-        state.stepping = False
         state.asleep += 1
         return
     task = task_of(step, event.item)

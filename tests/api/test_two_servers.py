@@ -241,3 +241,39 @@ class TestRoutes:
                 runs = list(pool.map(lambda client: execute(client, name), [*pair, *pair]))
                 assert all(run["status"] == "completed" for run in runs)
         assert len(by("one")) - before == 1, "one probe, over both servers"
+
+
+def test_a_run_is_watched_from_the_other_server(pair: Pair, name: str) -> None:
+    run_id = waiting(pair, name, after())
+    seen: list[str] = []
+    with pair.right.stream("GET", f"/runs/{run_id}/stream") as stream:
+        for line in stream.iter_lines():
+            if line.startswith("event: "):
+                seen.append(line.removeprefix("event: "))
+                if seen[-1] == "attempt_started":
+                    pair.left.post(f"/runs/{run_id}/signals/go", json={})
+    assert (seen[0], seen[-1]) == ("run_created", "run_completed")
+
+
+def test_a_webhook_of_one_server_works_at_the_other(pair: Pair, name: str) -> None:
+    hook = {"type": "webhook", "path": name, "answer": "sync", "name": "hook"}
+    create(pair.left, {**one_step(name), "triggers": [hook]})
+    assert pair.right.post(f"/webhooks/{name}", json={"x": 5}).json() == {"result": 5}
+    (trigger,) = pair.right.get("/triggers", params={"workflow": name}).json()["items"]
+    assert pair.left.post(f"/triggers/{trigger['id']}/pause").is_success
+    problem(pair.right.post(f"/webhooks/{name}", json={"x": 5}), 409)
+
+
+def test_values_and_limits_of_one_server_count_in_the_other(pair: Pair, name: str) -> None:
+    create(pair.left, {**one_step(name, with_={"value": "{{ vars.shared }}"}), "policies": {"concurrency": 1}})
+    pair.left.put("/variables/shared", json={"value": name})
+    until(lambda: pair.right.get(f"/workflows/{name}").is_success)
+    with ThreadPoolExecutor(6) as pool:
+        runs = list(pool.map(lambda client: execute(client, name), [*pair, *pair, *pair]))
+    assert {run["status"] for run in runs} == {"completed"}
+    assert {run["outputs"]["result"] for run in runs} == {name}
+    cached = f"{name}_cached"
+    create(pair.left, one_step(cached, "transform.map", {"value": 1}, cache={"ttl": "1h"}))
+    until(lambda: pair.right.get(f"/workflows/{cached}").is_success)
+    assert "cache_hit" not in execute(pair.left, cached)["steps"][0]
+    assert execute(pair.right, cached)["steps"][0]["cache_hit"]

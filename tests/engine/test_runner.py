@@ -206,7 +206,7 @@ async def test_retries_back_off_by_the_clock(database: str, tmp_path: Path, manu
             waits.append((due - manual_clock.now()).total_seconds())
             manual_clock.advance(waits[-1])
             # The loop's own time has not moved: do what its timer would do.
-            actor.inbox.post(lambda: actor._due("s", NO_ITEM))
+            actor.inbox.post(lambda: actor.due("s", NO_ITEM))
         state = await asyncio.wait_for(actor.done, 5)
     # The manual clock draws 0.5, which is three quarters of the full delay.
     assert waits == [7.5, 22.5, 45.0]
