@@ -6,6 +6,7 @@ It is a process of its own, so that it remembers what a killed REFLUX cannot:
     any    /add/{n}?ms=20   waits, then answers {"v": n + 1}
     any    /hang            never answers
     GET    /calls           every call so far: [{key, method, at, answered}]
+    GET    /gauges          how many calls of /add/{n}?gauge=NAME were under way at once, at most: {name: number}
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +68,10 @@ class CalledServer:
         async with aiohttp.ClientSession() as session, session.get(f"{self.url}/calls") as answer:
             return [Call(**one) for one in await answer.json()]
 
+    async def gauges(self) -> dict[str, int]:
+        async with aiohttp.ClientSession() as session, session.get(f"{self.url}/gauges") as answer:
+            return {str(name): int(most) for name, most in (await answer.json()).items()}
+
     async def calls_of(self, run_id: str) -> list[Call]:
         return [one for one in await self.calls() if one.key.startswith(f"{uuid.UUID(run_id)}:")]
 
@@ -78,6 +84,8 @@ def free_port() -> int:
 
 def _application() -> web.Application:
     calls: list[dict[str, Any]] = []
+    under_way: defaultdict[str, set[web.Request]] = defaultdict(set)
+    most: defaultdict[str, int] = defaultdict(int)
 
     def note(request: web.Request) -> dict[str, Any]:
         key = request.headers.get("Idempotency-Key", "")
@@ -85,9 +93,18 @@ def _application() -> web.Application:
         calls.append(call)
         return call
 
+    async def work(request: web.Request) -> None:
+        gauge = under_way[request.query.get("gauge", "")]
+        gauge.add(request)
+        # Whoever was killed has hung up: his calls are not under way any more.
+        now = sum(1 for one in gauge if one.transport is not None and not one.transport.is_closing())
+        most[request.query.get("gauge", "")] = max(most[request.query.get("gauge", "")], now)
+        await asyncio.sleep(float(request.query.get("ms", "0")) / 1000)
+        gauge.discard(request)
+
     async def add(request: web.Request) -> web.StreamResponse:
         call = note(request)
-        await asyncio.sleep(float(request.query.get("ms", "0")) / 1000)
+        await work(request)
         answer = web.json_response({"v": int(request.match_info["n"]) + 1})
         await answer.prepare(request)
         with suppress(ConnectionError):  # the caller was killed meanwhile
@@ -103,10 +120,14 @@ def _application() -> web.Application:
     async def listed(_: web.Request) -> web.StreamResponse:
         return web.json_response(calls)
 
+    async def gauges(_: web.Request) -> web.StreamResponse:
+        return web.json_response(most)
+
     app = web.Application()
     app.router.add_route("*", "/add/{n}", add)
     app.router.add_route("*", "/hang", hang)
     app.router.add_get("/calls", listed)
+    app.router.add_get("/gauges", gauges)
     return app
 
 
