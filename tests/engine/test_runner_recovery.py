@@ -14,7 +14,7 @@ from core.journal import Fenced, RunWrite, StoredRun
 from core.run import NO_ITEM, EventType, RunEvent, RunStatus, StepStatus
 from engine.program import Program
 from engine.retry import MAX_LOST
-from tests.engine.runner_room import Log, Room, begun, ends, expire_leases, open_room
+from tests.engine.runner_room import Log, begun, crash, ends, expire_leases, open_room
 from tests.engine.test_runner import step, work
 
 GATE = {"steps": [work("first"), step("gate", "test.gate", needs=["first"]), work("last", needs=["gate"])]}
@@ -27,17 +27,6 @@ async def owners(dsn: str) -> list[tuple[OwnerId, bool]]:
         return [(OwnerId(row["id"]), row["fenced"]) for row in rows]
     finally:
         await connection.close()
-
-
-async def crash(room: Room) -> None:
-    """Leave the engine as a kill would: nothing more is written, nobody is told."""
-    life = room.engine._life
-    assert life is not None
-    for task in [life, *room.engine._drives.values()]:
-        task.cancel()
-    await asyncio.wait([life])
-    await room.engine._drop_actors()
-    room.engine._life = None
 
 
 async def test_a_recovered_run_repeats_what_was_in_flight_and_nothing_else(database: str, tmp_path: Path) -> None:
