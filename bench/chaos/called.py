@@ -84,7 +84,7 @@ def free_port() -> int:
 
 def _application() -> web.Application:
     calls: list[dict[str, Any]] = []
-    under_way: defaultdict[str, set[web.Request]] = defaultdict(set)
+    under_way: defaultdict[str, list[web.Request]] = defaultdict(list)
     most: defaultdict[str, int] = defaultdict(int)
 
     def note(request: web.Request) -> dict[str, Any]:
@@ -95,12 +95,12 @@ def _application() -> web.Application:
 
     async def work(request: web.Request) -> None:
         gauge = under_way[request.query.get("gauge", "")]
-        gauge.add(request)
+        gauge.append(request)
         # Whoever was killed has hung up: his calls are not under way any more.
         now = sum(1 for one in gauge if one.transport is not None and not one.transport.is_closing())
         most[request.query.get("gauge", "")] = max(most[request.query.get("gauge", "")], now)
         await asyncio.sleep(float(request.query.get("ms", "0")) / 1000)
-        gauge.discard(request)
+        gauge[:] = [one for one in gauge if one is not request]
 
     async def add(request: web.Request) -> web.StreamResponse:
         call = note(request)

@@ -61,7 +61,7 @@ def judge_calls(journal: dict[str, list[Event]], calls: Sequence[Call], findings
             received = by_key.pop(key, [])
             if len(received) > 1 + lost:
                 findings.doubled.append(f"{key}: {len(received)} calls with {lost} lost attempts")
-            if done and any(call.at > _seconds(done[0]["at"]) for call in received):
+            if done and any(call.at > seconds(done[0]["at"]) for call in received):
                 findings.doubled.append(f"{key}: called after its recorded success")
     findings.doubled += [f"{key}: called by a run that nobody knows" for key in by_key]
 
@@ -88,7 +88,7 @@ def first_progress(journal: dict[str, list[Event]], kills: Sequence[Kill]) -> li
     """
     found: list[tuple[float, float]] = []
     times = {
-        run_id: sorted(_seconds(one["at"]) for one in events if one["type"] != "run_recovered")
+        run_id: sorted(seconds(one["at"]) for one in events if one["type"] != "run_recovered")
         for run_id, events in journal.items()
     }
     for index, kill in enumerate(kills):
@@ -137,5 +137,6 @@ def _by_task(run_id: str, events: Sequence[Event]) -> dict[str, list[Event]]:
     return tasks
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Since the epoch, of a time as the API writes it."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

@@ -20,6 +20,13 @@ from tests.server import RunningServer, running_server
 BREAKER = {"min_calls": 10, "failure_rate": 0.3, "window": "30s", "cooldown": "1s"}
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    """Tens of thousands of steps are not to stand beside tests that measure something."""
+    with running_server() as running:
+        yield running
+
+
 @pytest.fixture
 def providers() -> Iterator[tuple[Target, Target]]:
     """Two payment providers."""

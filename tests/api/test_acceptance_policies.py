@@ -4,16 +4,25 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.api.conftest import create, execute, finished, one_step
 from tests.api.eventually import traces, until
 from tests.api.target import Target, target_server
-from tests.server import RunningServer
+from tests.server import RunningServer, running_server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    """The client of a language model stays loaded, and is not to stand beside tests that measure pauses."""
+    with running_server() as running:
+        yield running
 
 
 def status_of(api: httpx.Client, run_id: str) -> str:

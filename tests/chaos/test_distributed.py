@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ async def test_owner_and_workers_are_killed_in_the_middle_of_steps(
         both = await execute(first, "charge")
         await until(lambda: len(cluster.noted()) == 3)
         for group, wanted in (("http", 4), ("user", 2)):
-            await until(lambda group=group, wanted=wanted: running(second, group, wanted))
+            await until(partial(running, second, group, wanted))
         http.kill()
         user.kill()
         one.kill()
@@ -268,7 +269,7 @@ async def no_worker(cluster: Cluster, client: Client) -> Any:
     """Nobody performs such steps: they say so, can be cancelled and paused, and go on when somebody comes."""
     runs = [await execute(client, "echo", {"n": n, "seconds": 0}) for n in range(3)]
     for run_id in runs:
-        assert await until(lambda run_id=run_id: waits(client, run_id), 4) == "no_worker"
+        assert await until(partial(waits, client, run_id), 4) == "no_worker"
     found = await figures(client, "test")
     assert (found["queued"], found["running"], found["workers"]) == (3, 0, 0)
     for verb, wanted in (("cancel", "cancelled"), ("pause", "paused")):
