@@ -78,7 +78,7 @@ def restart_run(services: Services, principal: Principal, stored: StoredRun, res
         input=restart.input,
         context=old.context,
         pins=restart.program.pins,
-        unit_key=old.unit_key,
+        unit_key=old.unit_key or str(old.id),  # the same unit again, so it keeps its arms
         created_by=principal.name,
     )
     services.engine.accept(record, restart.program, restart.options)

@@ -428,7 +428,8 @@ class Engine:
             await actor.settled()
         except Fenced:
             return
-        self._faults[run_id] += 1
+        if not isinstance(error, Unavailable):  # what is away comes back, and is no fault of the run
+            self._faults[run_id] += 1
         if self._faults[run_id] >= _MOST_FAULTS:
             del self._faults[run_id]
             self._hopeless[run_id] = f"the engine cannot go on with this run ({type(error).__name__})"

@@ -103,6 +103,9 @@ class RunActor(Conduct):
         if not self.done.done():
             self.done.cancel()
         self.inbox.close()
+        # They point back at the actor. Without them it goes at once, not when garbage is next collected.
+        for helper in ("admission", "children", "waits", "rescue", "expansion", "timers"):
+            self.__dict__.pop(helper, None)
 
     def ask(self, command: Command) -> "asyncio.Future[None]":
         """Perform a command. The future is resolved once that is durable; it raises what the command is refused for.

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -22,6 +23,7 @@ from engine.composition.compose import composition_of
 from engine.composition.composition import ChildAsk, Composition, Progress
 from engine.input_check import input_faults
 from engine.outcome import error_json
+from engine.patience import patiently
 from engine.program import Program
 from engine.state import ChildRun, RunState
 from engine.timers import TaskKey
@@ -179,14 +181,15 @@ class Children:
             raise StepError(ErrorClass.INTERNAL, "this engine cannot start other workflows")
         try:
             if ask.spec is not None:
-                program = await workflows.body(record.workspace, ask.spec)
+                program = await patiently(partial(workflows.body, record.workspace, ask.spec), "a body")
                 name = f"{record.workflow}/{key[0]}"
                 found = (record.workflow_id, name[:128], record.workflow_version, program)
             else:
                 assert ask.workflow is not None
                 pinned = group.versions.get(ask.workflow)
                 name = ask.workflow.partition("@")[0]
-                one = await workflows.find(record.workspace, ask.workflow if pinned is None else f"{name}@{pinned}")
+                wanted = ask.workflow if pinned is None else f"{name}@{pinned}"
+                one = await patiently(partial(workflows.find, record.workspace, wanted), "a workflow")
                 found = (one.id, one.name, one.version, one.program)
         except NotFound as error:
             raise StepError(ErrorClass.INVALID_INPUT, error.detail) from None

@@ -1,6 +1,7 @@
 """Taking up a run whose owner died: attempts in flight are lost, timers are set again, children are looked for."""
 
 import asyncio
+from functools import partial
 
 from core.errors import StepError
 from core.ids import RunId
@@ -10,6 +11,7 @@ from engine.actor.waits import Waits
 from engine.attempt import Attempt
 from engine.elements import Elements
 from engine.node.version import Lane
+from engine.patience import patiently
 from engine.state import TaskState
 from engine.timers import TaskKey
 
@@ -37,6 +39,7 @@ async def recover(actor: Conduct) -> None:
     await commit.wait()
     if not state.status.final:
         await actor.admission.tidy()
+        await _withdraw(actor)
         await _rejoin(actor)
         await actor.children.cancel_abandoned()
         actor.admission.seek_room()
@@ -90,6 +93,24 @@ async def _take_up_elements(actor: Conduct, step_id: str) -> None:
     actor.settle_elements(step_id, failed)
 
 
+async def _withdraw(actor: Conduct) -> None:
+    """Have workers stop what the last owner had given up, if it did not come to that."""
+    remote, state = actor.env.parts.remote, actor.state
+
+    def over(step_id: str, item: int, number: int) -> bool:
+        # An attempt that the journal does not know is pure, and about to be made again as the same task.
+        step = state.steps.get(step_id)
+        if step is None:
+            return True
+        task = step.tasks.get(item)
+        if task is None:  # it was told to run again
+            return number <= (step.past or {}).get(item, 0)
+        return number < task.attempts or (number == task.attempts and not task.remote)
+
+    if remote is not None:
+        await patiently(partial(remote.withdraw_of, state.record.id, over), "tasks of a lost owner")
+
+
 async def _rejoin(actor: Conduct) -> None:
     """Find again what went on without this run's owner: attempts in workers, children, and events that came."""
     state = actor.state
@@ -108,7 +129,9 @@ async def _rejoin(actor: Conduct) -> None:
     fallback = actor.rescue.outstanding()
     if fallback is not None:
         promised.append(fallback[0])
-    there = await actor.env.launcher.existing(promised) if promised else frozenset[RunId]()
+    there = frozenset[RunId]()
+    if promised:
+        there = await patiently(partial(actor.env.launcher.existing, promised), "children of a lost owner")
     for step_id, item in keys:
         await _rejoin_task(actor, step_id, item, there)
     if fallback is not None:

@@ -1,12 +1,14 @@
 """How a run fails: at once, or after another workflow has tried to make up for it."""
 
+from functools import partial
 from typing import Any
 
-from core.errors import RefluxError, Unavailable
+from core.errors import RefluxError
 from core.ids import RunId
 from core.run import EventType, Parent, RunStatus
 from engine.actor.children import MAX_DEPTH, Children, child_of, depth_of, end_of
 from engine.actor.host import RunHost
+from engine.patience import patiently
 from engine.ports import FoundWorkflow
 from engine.state import RunState
 
@@ -54,7 +56,7 @@ class Rescue:
             self._in_vain(error, f"runs start runs more than {MAX_DEPTH} deep")
             return
         try:
-            one = await workflows.find(state.record.workspace, name)
+            one = await patiently(partial(workflows.find, state.record.workspace, name), "a workflow")
         except RefluxError as missing:
             self._in_vain(error, missing.detail)
             return
@@ -69,7 +71,7 @@ class Rescue:
         self._actor.log.emit(EventType.RUN_FAILED, data={"error": said})
 
     async def resume(self, exists: bool) -> None:
-        """Take up a run whose fallback is under way, or was promised. Raises Unavailable."""
+        """Take up a run whose fallback is under way, or was promised."""
         actor, state = self._actor, self._actor.state
         if state.fallback is None or state.failing is None or exists:
             return
@@ -79,9 +81,7 @@ class Rescue:
             return
         reference = f"{state.fallback.workflow}@{state.fallback.version}"
         try:
-            one = await workflows.find(state.record.workspace, reference)
-        except Unavailable:
-            raise
+            one = await patiently(partial(workflows.find, state.record.workspace, reference), "a workflow")
         except RefluxError as missing:
             self._in_vain(state.failing, missing.detail)
             return

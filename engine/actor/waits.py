@@ -1,12 +1,11 @@
 """Steps that wait for something outside: an event, a form, an approval."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
-import structlog
-
 from core.command import Decide, Signal
-from core.errors import Conflict, ErrorClass, Forbidden, Invalid, StepError, Unavailable
+from core.errors import Conflict, ErrorClass, Forbidden, Invalid, StepError
 from core.json import JsonValue
 from core.run import EventType
 from core.trace import TraceStatus
@@ -17,11 +16,10 @@ from engine.expression.errors import ExpressionError
 from engine.json_schema import value_faults
 from engine.nodes.flow.wait import Wait, decision
 from engine.outcome import Outcome
+from engine.patience import patiently
 from engine.scope import scope_of
 from engine.state import TaskState
 from engine.timers import TaskKey
-
-_log = structlog.get_logger(__name__)
 
 
 class Waits:
@@ -59,15 +57,18 @@ class Waits:
         if wait.kind != "event" or log is None or index is None:
             return
         key = (actor.state.record.id, attempt.step_id, attempt.item)
-        try:
-            events = await log.since(actor.state.record.workspace, wait.name, attempt.facts.started_at)
-        except Unavailable as error:
-            _log.warning("events of the past cannot be read", detail=error.detail)
-            return
-        for event in events:
-            if await index.holds(key, event):
-                self.wake(attempt.step_id, attempt.item, event.payload)
+        began, last = attempt.facts.started_at, None
+        while True:
+            events = await patiently(
+                partial(log.since, actor.state.record.workspace, wait.name, began, last), "events of the past"
+            )
+            for event in events:
+                if await index.holds(key, event):
+                    self.wake(attempt.step_id, attempt.item, event.payload)
+                    return
+            if not events:
                 return
+            last = events[-1].id
 
     def _index(self, attempt: Attempt, wait: Wait) -> None:
         actor = self._actor

@@ -20,6 +20,12 @@ class EventLog(Protocol):
         """The events with these ids in their order. Raises Unavailable."""
         ...
 
-    async def since(self, workspace: Workspace, name: str, after: datetime) -> list[Event]:
-        """Events of a name that were received after a time, oldest first; at most 1,000. Raises Unavailable."""
+    async def since(
+        self, workspace: Workspace, name: str, after: datetime, last: uuid.UUID | None = None
+    ) -> list[Event]:
+        """Events of a name that were received after a time, by id; at most 1,000, of ids above `last`.
+
+        Raises:
+            Unavailable: not now.
+        """
         ...

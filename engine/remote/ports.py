@@ -31,6 +31,14 @@ class TaskStore(Protocol):
         """Cancel tasks that have not ended."""
         ...
 
+    async def withdraw_ended(self, limit: int) -> int:
+        """Cancel tasks of runs that have ended, which their owner could not do any more. Returns how many."""
+        ...
+
+    async def open_of(self, run_id: UUID) -> Sequence[tuple[UUID, str, int, int]]:
+        """Tasks of a run that have not ended, as (id, step, item, attempt)."""
+        ...
+
     async def forget(self, ids: Sequence[UUID]) -> None:
         """Delete tasks that have ended."""
         ...

@@ -39,6 +39,7 @@ class Sweeper:
         lost = await self._store.lose_expired()
         if lost:
             _log.warning("tasks lost with their workers", tasks=lost)
+        await self._store.withdraw_ended(_BATCH)
         messages = await self._store.due(_BATCH)
         if messages:
             try:

@@ -108,6 +108,17 @@ class RemoteTasks:
         if task_ids:
             await self._store.withdraw(task_ids)
 
+    async def withdraw_of(self, run_id: UUID, over: Callable[[str, int, int], bool]) -> None:
+        """End those tasks of a run whose attempt, given as step, item and number, is over.
+
+        For a run whose owner died: what it had given up may not have been withdrawn any more.
+
+        Raises:
+            Unavailable: not done; call it again.
+        """
+        found = await self._store.open_of(run_id)
+        await self.withdraw([task_id for task_id, step_id, item, number in found if over(step_id, item, number)])
+
     async def forget(self, task_ids: Sequence[UUID]) -> None:
         """Delete tasks whose end is in the journal. Raises Unavailable; what stays is cleared with its run."""
         if task_ids:

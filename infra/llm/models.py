@@ -5,6 +5,7 @@ The providers' libraries are loaded by the first call that needs them, in a thre
 """
 
 import asyncio
+import gc
 import ssl
 from typing import TYPE_CHECKING
 
@@ -69,11 +70,13 @@ class Models:
     def _load_openai(self) -> "OpenAIModels":
         from infra.llm.openai import OpenAIModels
 
+        _keep_out_of_collections()
         return OpenAIModels(self._client(), self._clock)
 
     def _load_anthropic(self) -> "AnthropicModels":
         from infra.llm.anthropic import AnthropicModels
 
+        _keep_out_of_collections()
         return AnthropicModels(self._client(), self._clock)
 
     def _client(self) -> "httpx2.AsyncClient":
@@ -83,3 +86,9 @@ class Models:
         if self._http is None:
             self._http = http_client(self._egress, self._tls)
         return self._http
+
+
+def _keep_out_of_collections() -> None:
+    """A library that has just been loaded stays: each full collection would walk over all of it, and hold the loop."""
+    gc.collect(1)
+    gc.freeze()

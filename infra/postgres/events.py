@@ -66,10 +66,10 @@ class Events:
         """See `engine.events.ports.EventLog.get_many`."""
         return await self._all(select(events).where(events.c.id.in_(ids)).order_by(events.c.id))
 
-    async def since(self, workspace: Workspace, name: str, after: datetime) -> _Found:
+    async def since(self, workspace: Workspace, name: str, after: datetime, last: uuid.UUID | None = None) -> _Found:
         """See `engine.events.ports.EventLog.since`."""
         floor = uuid7(max(int(after.timestamp() * 1000) - _ID_SLACK_MS, 0), 0)
-        wanted = (events.c.workspace == workspace) & (events.c.name == name) & (events.c.id >= floor)
+        wanted = (events.c.workspace == workspace) & (events.c.name == name) & (events.c.id > (last or floor))
         query = select(events).where(wanted, events.c.received_at > after)
         return await self._all(query.order_by(events.c.id).limit(_MOST_SINCE))
 

@@ -51,6 +51,18 @@ UPDATE tasks SET status = 'cancelled', finished_at = now() WHERE id IN (
     ORDER BY id FOR UPDATE)
 """)
 
+# What an owner that died could not withdraw any more.
+_WITHDRAW_ENDED = text("""
+UPDATE tasks SET status = 'cancelled', finished_at = now() WHERE id IN (
+    SELECT tasks.id FROM tasks JOIN runs ON runs.id = tasks.run_id
+    WHERE tasks.status IN ('queued', 'claimed') AND runs.finished_at IS NOT NULL
+    ORDER BY tasks.id LIMIT :limit FOR UPDATE OF tasks SKIP LOCKED)
+""")
+
+_OPEN = text("""
+SELECT id, step_id, item, attempt FROM tasks WHERE run_id = :run_id AND status IN ('queued', 'claimed')
+""")
+
 _FORGET = text("""
 DELETE FROM tasks WHERE id IN (
     SELECT id FROM tasks WHERE id = ANY(CAST(:ids AS uuid[])) AND status IN ('done', 'lost', 'cancelled')
@@ -154,6 +166,17 @@ class Tasks:
         """Cancel tasks that have not ended."""
         async with transaction(self._engine) as connection:
             await connection.execute(_WITHDRAW, {"ids": list(ids)})
+
+    async def withdraw_ended(self, limit: int) -> int:
+        """Cancel tasks of runs that have ended. Returns how many."""
+        async with transaction(self._engine) as connection:
+            return (await connection.execute(_WITHDRAW_ENDED, {"limit": limit})).rowcount
+
+    async def open_of(self, run_id: UUID) -> list[tuple[UUID, str, int, int]]:
+        """Tasks of a run that have not ended, as (id, step, item, attempt)."""
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(_OPEN, {"run_id": run_id})
+            return [(row.id, row.step_id, row.item, row.attempt) for row in rows]
 
     async def forget(self, ids: Sequence[UUID]) -> None:
         """Delete tasks that have ended."""

@@ -19,6 +19,7 @@ UPDATE tasks SET status = 'claimed', claimed_by = :worker, claims = claims + 1,
 WHERE id IN (
     SELECT id FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]))
       AND (status = 'queued' OR (status = 'claimed' AND claimed_by = :worker))
+      AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.id = tasks.run_id AND runs.finished_at IS NOT NULL)
     ORDER BY id FOR UPDATE SKIP LOCKED)
 RETURNING id, run_id, step_id, item, attempt, workspace, node, node_version, effect, parameters::text,
     parameters_ref, secret_names::text, context::text, timeout, priority

@@ -61,6 +61,7 @@ class Cluster:
     def __init__(self, base: Path, dsn: str, broker: str) -> None:
         self._base = base
         self.notes = base / "notes"
+        self.broker = broker
         self._shared = {
             "REFLUX_DATABASE_URL": dsn,
             "REFLUX_BROKER_URL": broker,

@@ -305,6 +305,31 @@ async def nobody_stops_it(client: Client) -> None:
     await until(free, 2)
 
 
+async def test_an_owner_dies_before_it_has_withdrawn_a_task(cluster: Cluster, database: str) -> None:
+    """The run is cancelled for good, and its task is not: nobody may perform it any more."""
+    server = cluster.server("one")
+    await server.ready()
+    async with Client(server.url) as client:
+        await save(client, "echo", "test.echo", {"value": 1})
+        run_id = await execute(client, "echo")
+        connection = await asyncpg.connect(database)
+        try:
+            await until(lambda: connection.fetchval("SELECT count(*) = 1 FROM tasks"))
+            async with connection.transaction():
+                await connection.execute("SELECT 1 FROM tasks FOR UPDATE")  # so the owner does not come to it
+                await client.call("POST", f"/runs/{run_id}/cancel", {})
+                server.kill()
+            cluster.worker("test").start()
+            publisher = CeleryPublisher(cluster.broker)
+            await publisher.publish([("test", await connection.fetchval("SELECT id FROM tasks"))])
+            await publisher.aclose()
+            server.start()
+            await until(lambda: connection.fetchval("SELECT count(*) = 1 FROM tasks WHERE status = 'cancelled'"))
+        finally:
+            await connection.close()
+    assert cluster.noted() == []
+
+
 async def messages(cluster: Cluster, client: Client, redis: RedisServer, database: str) -> None:
     """Messages are lost, doubled, and about nothing."""
     busy = [await execute(client, "echo", {"n": n, "seconds": 2}) for n in range(8)]

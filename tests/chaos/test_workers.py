@@ -101,6 +101,22 @@ async def test_an_emptied_and_restarted_broker_loses_nothing(
     assert sorted(worker.noted()) == sorted(one.idempotency_key for one in early + away + late)
 
 
+async def test_the_next_owner_withdraws_what_the_last_one_had_given_up(
+    database: str, redis: RedisServer, directory: Path, new_worker: NewWorker
+) -> None:
+    async with owner(database, redis.url, directory) as first, owner(database, redis.url, directory) as second:
+        given_up = call(step="a", params={"value": 1})
+        wanted = call(step="b", run=given_up.run_id, params={"value": 2})
+        performing = [asyncio.create_task(first.tasks.perform(one)) for one in (given_up, wanted)]
+        await until(lambda: redis.command("LLEN reflux.test") == b":2\r\n")
+        await second.tasks.withdraw_of(given_up.run_id, lambda step_id, item, number: step_id == "a")
+        worker = new_worker().start()
+        ended, done = await asyncio.gather(*performing)
+        assert ended.status is RemoteStatus.CANCELLED
+        assert done.outcome is not None
+    assert worker.noted() == [wanted.idempotency_key]
+
+
 async def test_a_stopped_worker_gives_back_what_may_run_again(
     database: str, redis: RedisServer, directory: Path, new_worker: NewWorker
 ) -> None:

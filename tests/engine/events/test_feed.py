@@ -28,7 +28,9 @@ class Log:
         self.fetched += len(ids)
         return [self.events[one] for one in sorted(ids)]
 
-    async def since(self, workspace: Workspace, name: str, after: datetime) -> list[Event]:
+    async def since(
+        self, workspace: Workspace, name: str, after: datetime, last: uuid.UUID | None = None
+    ) -> list[Event]:
         return [one for one in self.events.values() if one.received_at > after]
 
 
