@@ -17,6 +17,13 @@ SELECT uuidv7(), 'default', 'paid', '{"order": 0}', now(), '', now() FROM genera
 """
 
 
+@pytest.fixture(autouse=True)
+def _long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The feed of the next engine does not reach back to what these tests send."""
+    for name in ("FAR_SECONDS", "_NEAR_SECONDS"):
+        monkeypatch.setattr(f"engine.events.feed.{name}", 0.0)
+
+
 async def test_an_event_behind_many_others_is_found(database: str, tmp_path: Path) -> None:
     async with open_room(database, tmp_path, whole=True) as first:
         run_id = await waiting(first, flow(PAID), {"order": 1})
