@@ -338,8 +338,24 @@ class Engine:
                 )
             try:
                 await self._tell_of(outstanding)
+                await self._find_orphans()
             except Unavailable as error:
                 _log.warning("the ends of child runs cannot be read now", detail=error.detail)
+
+    async def _find_orphans(self) -> None:
+        """Cancel runs whose parent has ended in another engine that died before it came to cancelling them."""
+        parents = {
+            run_id: parent.run_id
+            for run_id, actor in self._actors.items()
+            if (parent := actor.state.options.parent) is not None
+            and parent.run_id not in self._actors
+            and not actor.state.revived
+        }
+        over = await self._journal.ended(list(set(parents.values()))) if parents else {}
+        for run_id, parent_id in parents.items():
+            actor = self._actors.get(run_id)
+            if actor is not None and over.get(parent_id, False):
+                actor.orphaned()
 
     async def _tell_of(self, children: dict[RunId, Parent]) -> None:
         found = await self._journal.ended(list(children)) if children else {}
