@@ -86,6 +86,8 @@ def step_json(step_id: str, step: StepState, version: str, held: dict[str, Any] 
 def _add_service(shown: dict[str, Any], step: StepState) -> None:
     """Who does the step's work: the arm, the cache, other runs."""
     task = step.tasks.get(NO_ITEM)
+    if task is not None and task.route is None and task.children is None and not task.cache_hit:
+        return  # most steps
     if task is not None and task.route is not None:
         shown["arm"] = task.route.get("label") or task.route.get("version", "")
     if task is not None and task.cache_hit:

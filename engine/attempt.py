@@ -32,6 +32,9 @@ from engine.scope import scope_of
 from engine.serving import Serving, Servings
 from engine.state import RunState, TaskState
 
+_UNUSUAL = (Lane.TIMER, Lane.WAIT, Lane.COMPOSITE, Lane.END)
+"""Lanes of nodes that are not called: the engine does what they describe."""
+
 
 class Attempt(NamedTuple):
     """An attempt that is about to start, or has.
@@ -118,7 +121,7 @@ class Attempts:
         numbers, texts = features(serving.given, serving.node.manifest.secret_fields)
         effect = step.step.effect or serving.node.effect_of(serving.given if serving.node.binding else params)
         context = self._context(state, step_id, item, number, effect, serving.timeout)
-        due_at, plan = self._planned(serving, step, now)
+        due_at, plan = self._planned(serving, step, now) if serving.base.lane in _UNUSUAL else (None, None)
         gate = None
         if again is not None:
             due_at, now = again.due_at, again.attempt_at or now
@@ -153,8 +156,6 @@ class Attempts:
         base = serving.base
         if base.lane is Lane.TIMER:
             return base.wake_at(serving.params, now), None
-        if base.lane not in (Lane.WAIT, Lane.COMPOSITE, Lane.END):
-            return None, None
         plan = base.describe(serving.params)
         seconds = getattr(plan, "timeout", None) if base.lane is Lane.WAIT else step.step.timeout
         return (None if seconds is None else now + timedelta(seconds=seconds)), plan

@@ -62,7 +62,7 @@ class Gates:
         if step.step.limit is not None or step.step.cache is not None:
             return True
         limits = self._parts.limits
-        if limits is None:
+        if limits is None or limits.empty:
             return False
         workspace = state.record.workspace
         return any(limits.of(workspace, one.manifest.name) for one in (serving.node, serving.base))

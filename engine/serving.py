@@ -9,7 +9,7 @@ from core.json import JsonError, JsonValue, encode
 from core.run import NO_ITEM
 from engine.composition.literal import join_literal
 from engine.expression.errors import ExpressionError
-from engine.expression.evaluator import Evaluator
+from engine.expression.evaluator import NEEDS_HOST, Evaluator
 from engine.expression.secret import masked
 from engine.expression.template import Template, compile_template
 from engine.features import features
@@ -82,7 +82,7 @@ class Servings:
         if joined is not None:
             given = {**given, "inputs": joined}
         node, choice = step.node, None
-        if self._router is not None and step.within is not None:
+        if self._router is not None and step.within is not None and (under_way or self._is_routed(step, state)):
             choice = await self._choice(step, state, item, task, given, now, under_way)
         if choice is not None:
             node = self._version(program, node.manifest.name, choice.version)
@@ -90,7 +90,7 @@ class Servings:
                 given, names = await self._given(_for(step, node), state, step_id, scope)
         timeout = step.timeout if choice is None or choice.timeout is None else choice.timeout
         if node.binding is None:
-            return Serving(node, node, given, given, tuple(sorted(names)), timeout, choice)
+            return Serving(node, node, given, given, tuple(sorted(names)) if names else (), timeout, choice)
         return await self._bound(Serving(node, node, given, given, tuple(names), timeout, choice), scope)
 
     async def _choice(
@@ -104,13 +104,16 @@ class Servings:
         under_way: bool,
     ) -> ArmChoice | None:
         """The arm, where a route has a say."""
-        router, name = self._router, step.node.manifest.name
         if under_way:
             return None if task is None or task.route is None else ArmChoice.from_json(task.route)
-        weighed = step.step.route is not None and step.step.route.weights
-        if router is None or not (weighed or router.routed(state.record.workspace, name)):
-            return None
-        return await router.choose(_wanted(state, step, name, item, task, given, now))
+        assert self._router is not None
+        return await self._router.choose(_wanted(state, step, step.node.manifest.name, item, task, given, now))
+
+    def _is_routed(self, step: CompiledStep, state: RunState) -> bool:
+        assert self._router is not None
+        if step.step.route is not None and step.step.route.weights:
+            return True
+        return self._router.routed(state.record.workspace, step.node.manifest.name)
 
     def known(self, step: CompiledStep, program: Program, task: TaskState) -> Serving:
         """What the journal knows of the attempt in flight."""
@@ -137,15 +140,18 @@ class Servings:
 
     async def _given(
         self, step: CompiledStep, state: RunState, step_id: str, scope: dict[str, JsonValue]
-    ) -> tuple[dict[str, Any], set[str]]:
+    ) -> tuple[dict[str, Any], frozenset[str]]:
         if step_id in state.overrides:
             step = _edited(step, state.overrides[step_id])
-        given: dict[str, Any] = await self._evaluator.resolve(step.params, scope)
+        # Nearly always it has a value at once, and a coroutine less is a microsecond less.
+        given: Any = self._evaluator.try_resolve(step.params, scope)
+        if given is NEEDS_HOST:
+            given = await self._evaluator.resolve(step.params, scope)
         if step.raw:
             given = {**given, **step.raw}
         if step.literal:
             given = join_literal(given, step.literal)
-        return given, set(step.params.secret_names)
+        return given, step.params.secret_names
 
     async def _bound(self, serving: Serving, scope: dict[str, JsonValue]) -> Serving:
         """Walk down the bindings to the node that is executed."""

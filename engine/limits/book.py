@@ -15,6 +15,11 @@ class NodeLimits:
         self._store = store
         self._limits: dict[tuple[str, str], NodeLimit] = {}
 
+    @property
+    def empty(self) -> bool:
+        """Whether no node has a limit: asked for before every call, and nearly always so."""
+        return not self._limits
+
     async def reload(self) -> None:
         """Read them again. Raises Unavailable; what was known stays."""
         self._limits = {(one.workspace, one.node): one for one in await self._store.all()}
