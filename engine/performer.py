@@ -21,6 +21,7 @@ from engine.node.context import StepContext
 from engine.node.process import NodeProcesses
 from engine.node.version import Lane, NodeVersion
 from engine.outcome import Outcome, Usage
+from engine.patience import patiently
 from engine.ports import Secrets
 from engine.scrub import Scrubber
 
@@ -65,7 +66,7 @@ class Performer:
         scrubber = Scrubber(())
         try:
             if secret_names:
-                values = await self._secret_values(workspace, secret_names)
+                values = await self._secret_values(workspace, secret_names, context.timeout)
                 scrubber = Scrubber(values.values())
                 params = reveal(params, values)
         except StepError as error:
@@ -103,9 +104,12 @@ class Performer:
         except SystemExit as error:  # asyncio would end the server with it
             raise StepError(ErrorClass.INTERNAL, f"the node called exit({error.code!r})"[:500]) from None
 
-    async def _secret_values(self, workspace: Workspace, names: Sequence[str]) -> dict[str, str]:
+    async def _secret_values(self, workspace: Workspace, names: Sequence[str], seconds: float) -> dict[str, str]:
         try:
-            return await self._secrets.get_many(workspace, names)
+            async with asyncio.timeout(seconds):
+                return await patiently(lambda: self._secrets.get_many(workspace, names), "secrets")
+        except TimeoutError:
+            raise StepError(ErrorClass.TIMEOUT, "the secrets could not be read in time") from None
         except RefluxError as error:
             raise StepError(ErrorClass.INTERNAL, f"the secrets cannot be read: {error.detail}") from error
 

@@ -18,13 +18,14 @@ from core.errors import Conflict, RefluxError, Unavailable
 from core.event import Event
 from core.ids import OwnerId, RunId
 from core.journal import Fenced, RunWrite, StoredRun
-from core.run import PLAIN, Parent, RunOptions, RunRecord, RunStatus
+from core.run import PLAIN, RunOptions, RunRecord, RunStatus
 from engine.actor import ActorEnvironment, RunActor
 from engine.actor.actor import Over
 from engine.attempt import Attempts
 from engine.commit import GroupCommit
 from engine.errands import Errands
 from engine.history import as_it_is_now, state_of
+from engine.kinship import Kinship
 from engine.mail import Mail, perform
 from engine.ports import Commands, Journal
 from engine.program import Program
@@ -37,7 +38,6 @@ LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 ADOPT_SECONDS = 2.0
 _ADOPT_BATCH = 200
-_CHILDREN_SECONDS = 2.0
 _ABOUT_TO_GO_SECONDS = 0.01
 _MOST_FAULTS = 3
 """How often the engine may stumble over a run before it ends it."""
@@ -76,8 +76,8 @@ class Engine:
         self._owner: OwnerId | None = None
         self._actors: dict[RunId, RunActor] = {}
         self._drives: dict[RunId, asyncio.Task[None]] = {}
+        self._kinship = Kinship(journal, self._actors)
         self._unloaded: set[RunId] = set()
-        self._missing: set[RunId] = set()
         self._reopening = asyncio.Lock()
         self._hopeless: dict[RunId, str] = {}
         self._faults: Counter[RunId] = Counter()
@@ -266,7 +266,7 @@ class Engine:
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(one)
-                for one in (self._keep_lease(owner), self._keep_adopting(owner), self._keep_looking_after_children())
+                for one in (self._keep_lease(owner), self._keep_adopting(owner), self._kinship.watch())
             ]
             writing = tasks.create_task(commit.run())
             self._alive.set()
@@ -327,54 +327,6 @@ class Engine:
             if found < _ADOPT_BATCH:
                 await asyncio.sleep(ADOPT_SECONDS)
 
-    async def _keep_looking_after_children(self) -> None:
-        """Hear of the end of children that ended elsewhere, or while nobody listened."""
-        while True:
-            await asyncio.sleep(_CHILDREN_SECONDS)
-            outstanding: dict[RunId, Parent] = {}
-            for actor in list(self._actors.values()):
-                outstanding.update(
-                    (child, parent) for child, parent in actor.outstanding() if child not in self._actors
-                )
-            try:
-                await self._tell_of(outstanding)
-                await self._find_orphans()
-            except Unavailable as error:
-                _log.warning("the ends of child runs cannot be read now", detail=error.detail)
-
-    async def _find_orphans(self) -> None:
-        """Cancel runs whose parent has ended in another engine that died before it came to cancelling them."""
-        parents = {
-            run_id: parent.run_id
-            for run_id, actor in self._actors.items()
-            if (parent := actor.state.options.parent) is not None
-            and parent.run_id not in self._actors
-            and not actor.state.revived
-        }
-        over = await self._journal.ended(list(set(parents.values()))) if parents else {}
-        for run_id, parent_id in parents.items():
-            actor = self._actors.get(run_id)
-            if actor is not None and over.get(parent_id, False):
-                actor.orphaned()
-
-    async def _tell_of(self, children: dict[RunId, Parent]) -> None:
-        found = await self._journal.ended(list(children)) if children else {}
-        nowhere = {run_id for run_id in children if run_id not in found and run_id not in self._actors}
-        for run_id in nowhere & self._missing:  # twice in a row: it is not on its way to the journal
-            actor = self._actors.get(children[run_id].run_id)
-            if actor is not None:
-                actor.child_missing(children[run_id], run_id)
-        self._missing = nowhere - self._missing
-        for run_id, over in found.items():
-            stored = await self._journal.load(run_id) if over else None
-            if stored is not None:
-                self._tell_parent(children[run_id], await asyncio.to_thread(state_of, stored))
-
-    def _tell_parent(self, parent: Parent | None, child: RunState) -> None:
-        actor = self._actors.get(parent.run_id) if parent is not None else None
-        if actor is not None and parent is not None:
-            actor.child_ended(parent, child)
-
     async def _take_up(self, run_id: RunId) -> None:
         try:
             stored = await self._journal.load(run_id)
@@ -393,19 +345,12 @@ class Engine:
         elif prepared[0].status.final:
             self._drive(*prepared, reopened=True)  # somebody died while making it go on: it stays as it was
         elif run_id not in self._actors:
-            orphan = await self._is_orphan(prepared[0])
+            orphan = await self._kinship.is_orphan(prepared[0])
             actor = self._drive(*prepared)
             if run_id in self._hopeless:
                 actor.reject(self._hopeless.pop(run_id))
             elif orphan:
                 actor.orphaned()
-
-    async def _is_orphan(self, state: RunState) -> bool:
-        """Whether whoever waits for a run has ended, without having come to cancelling it."""
-        parent = state.options.parent
-        if parent is None or state.revived:
-            return False
-        return (await self._journal.ended([parent.run_id])).get(parent.run_id, False)
 
     def _prepared(self, stored: StoredRun) -> tuple[RunState, Program]:
         state = state_of(stored)
@@ -431,7 +376,7 @@ class Engine:
         else:
             self._faults.pop(run_id, None)
             self._tell_end(actor.state)
-            self._tell_parent(actor.state.options.parent, actor.state)
+            self._kinship.tell_parent(actor.state.options.parent, actor.state)
         finally:
             if self._actors.get(run_id) is actor:
                 del self._actors[run_id]

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from core.errors import ErrorClass, StepError, Unavailable
+from core.errors import Conflict, ErrorClass, StepError
 from core.json import JsonValue
 from core.run import EventType, StepStatus
 from engine import plan
@@ -79,10 +79,10 @@ class RunDesk(ABC):
         )
 
     async def prepare_change(self, operations: Sequence[JsonValue]) -> Change:
-        """Find what operations would make of the graph. Raises Invalid, Unavailable."""
+        """Find what operations would make of the graph. Raises Invalid, Conflict, Unavailable."""
         workflows, state = self.env.parts.workflows, self.state
         if workflows is None:
-            raise Unavailable("this engine cannot change graphs")
+            raise Conflict("this engine cannot change graphs")
         document = state.spec if state.spec is not None else self.program.spec.to_json()
         started = frozenset(one for one, step in state.steps.items() if step.status is not StepStatus.QUEUED)
         changed, program, touched = await workflows.changed(

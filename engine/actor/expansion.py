@@ -14,6 +14,7 @@ from engine.actor.waits import check_role
 from engine.attempt import Attempt
 from engine.outcome import Outcome, trace_json
 from engine.patch import expansion
+from engine.patience import patiently
 from engine.state import TaskState
 from engine.timers import TaskKey
 
@@ -85,7 +86,7 @@ class Expansion:
         planned = output.get("operations", []) if isinstance(output, dict) else []
         operations = expansion(actor.program.graph, key[0], planned)
         try:
-            change = await actor.prepare_change(operations)
+            change = await patiently(lambda: actor.prepare_change(operations), "a plan")
         except Invalid as error:
             said = "; ".join(f"{one.path}: {one.message}" for one in error.faults[:3])
             refusal = StepError(ErrorClass.INVALID_INPUT, f"the plan is not valid: {said}")

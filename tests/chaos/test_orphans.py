@@ -14,7 +14,7 @@ pytestmark = pytest.mark.chaos
 async def test_a_child_whose_parent_ended_in_an_engine_that_died_is_cancelled(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.runner._CHILDREN_SECONDS", 0.2)
+    monkeypatch.setattr("engine.kinship._LOOK_SECONDS", 0.2)
     async with open_room(database, tmp_path, whole=True) as room:
         await room.save("child", {"steps": [step("gate", "test.gate")]})
         parent = await room.submit({"steps": [step("sub", "flow.subworkflow", {"workflow": "child"})]})

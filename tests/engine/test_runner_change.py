@@ -126,7 +126,7 @@ async def test_another_workflow_makes_up_for_a_run_that_fails(database: str, tmp
 async def test_a_fallback_goes_on_after_a_crash(
     database: str, tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.runner._CHILDREN_SECONDS", 0.2)
+    monkeypatch.setattr("engine.kinship._LOOK_SECONDS", 0.2)
     log = Log()
 
     async def nothing(*_: Any) -> None: ...
@@ -136,7 +136,7 @@ async def test_a_fallback_goes_on_after_a_crash(
         if when == "before":
             first.engine.launch = nothing  # type: ignore[method-assign]
         if when == "after":
-            first.engine._tell_parent = lambda *_: None  # type: ignore[method-assign]
+            first.engine._kinship.tell_parent = lambda *_: None  # type: ignore[method-assign]
             log.gate.set()
         actor = await first.submit(FAILS, {"n": "1"})
         run_id = actor.state.record.id

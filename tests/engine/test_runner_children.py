@@ -25,7 +25,7 @@ LOOP = {
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.runner._CHILDREN_SECONDS", 0.2)
+    monkeypatch.setattr("engine.kinship._LOOK_SECONDS", 0.2)
 
 
 async def nothing(*_: Any) -> None:
@@ -216,7 +216,7 @@ async def test_children_go_on_after_a_crash(database: str, tmp_path: Path, when:
         if when == "before":
             first.engine.launch = nothing  # type: ignore[method-assign]
         if when == "after":
-            first.engine._tell_parent = lambda *_: None  # type: ignore[method-assign]
+            first.engine._kinship.tell_parent = lambda *_: None  # type: ignore[method-assign]
             log.gate.set()
         for name, (composite, _) in CASES.items():
             actor = await first.submit({"steps": [composite, work("after", needs=["s"])]})

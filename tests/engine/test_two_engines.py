@@ -132,7 +132,7 @@ async def test_children_that_fell_to_another_engine_end_their_parent(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of two engines has half of a family: the ends are told across, and a cancel goes down across."""
-    monkeypatch.setattr("engine.runner._CHILDREN_SECONDS", 0.2)
+    monkeypatch.setattr("engine.kinship._LOOK_SECONDS", 0.2)
     log = Log()
     async with (
         open_room(database, tmp_path, log=log, whole=True) as one,
