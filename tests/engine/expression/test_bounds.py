@@ -33,7 +33,7 @@ HOSTILE = {
     "many values": ("{{ size(input) }}", {"input": list(range(500_000))}, "100000 values"),
     "many characters": ("{{ size(input) }}", {"input": ["x" * 1_000_000] * 5}, "characters"),
     "long list": ("{{ input.all(i, true) }}", {"input": list(range(10_001))}, "10000 elements"),
-    "regex": (r"{{ 'a'.matches('\\pL{1000}') }}", BIG, "regex|too long"),
+    "regex": (r"{{ 'a'.matches('\\pL{1000}') }}", BIG, "regex"),
     "large result": ("{{ input.big + input.big }}", BIG, "larger than 1000000"),
     "interpolation": ("{{ input.big }}" * 1_000, BIG, "larger than 1000000"),
     "many large values": (["{{ input.big }}"] * 1_000, BIG, "larger than 1000000"),
